@@ -1,0 +1,144 @@
+//! Events as published on `$NEX.events.<namespace>.<type>`: CloudEvents 1.0, structured JSON.
+//!
+//! Node events carry the namespace `system`; those of workloads the workload's own.
+
+use serde::{Deserialize, Serialize};
+
+/// Namespace of node-level events.
+pub const SYSTEM: &str = "system";
+
+/// A CloudEvent, <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CloudEvent {
+    /// Always `1.0`.
+    pub specversion: String,
+    /// Unique per event.
+    pub id: String,
+    /// Public key of the node.
+    pub source: String,
+    /// Which kind of event; see [`Event::kind`].
+    pub r#type: String,
+    /// When it happened, RFC 3339.
+    pub time: String,
+    /// Always `application/json`.
+    pub datacontenttype: String,
+    /// Extension attribute of Go Nex on workload events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// What happened; see [`Event`].
+    pub data: serde_json::Value,
+}
+
+/// What a node reports. The serialized form is the `data` of its [`CloudEvent`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Event {
+    /// The node answers requests from now on.
+    NodeStarted {
+        /// Version of nex.
+        version: String,
+        /// Node id.
+        id: String,
+        /// Its tags.
+        tags: std::collections::BTreeMap<String, String>,
+    },
+    /// The node has left.
+    NodeStopped {
+        /// Node id.
+        id: String,
+        /// Whether its workloads were stopped in order.
+        graceful: bool,
+    },
+    /// Still there, every 30 s.
+    Heartbeat {
+        /// Version of nex.
+        version: String,
+        /// Node id.
+        node_id: String,
+        /// Time since start, as [`crate::uptime`] prints it.
+        uptime: String,
+        /// Its tags.
+        tags: std::collections::BTreeMap<String, String>,
+        /// Workloads on the node.
+        running_machines: usize,
+    },
+    /// A workload runs.
+    WorkloadDeployed {
+        /// Name of the workload.
+        workload_name: String,
+        /// Its id.
+        workload_id: String,
+        /// Always 0.
+        code: i32,
+        /// Whether it is restarted when it fails.
+        essential: bool,
+        /// Size of its artifact, bytes.
+        total_bytes: u64,
+    },
+    /// A workload does not run any more.
+    WorkloadUndeployed {
+        /// Name of the workload.
+        workload_name: String,
+        /// Its id.
+        workload_id: String,
+        /// Exit code; -1 when it had none.
+        code: i32,
+        /// Why it ended.
+        message: String,
+    },
+    /// A workload is started again after a delay.
+    WorkloadRestarting {
+        /// Name of the workload.
+        workload_name: String,
+        /// Its id, which stays.
+        workload_id: String,
+        /// How many restarts without a stable spell between them.
+        attempt: u32,
+        /// Milliseconds until the attempt.
+        delay_ms: u64,
+        /// Why it ended.
+        message: String,
+    },
+    /// A function answered.
+    FunctionExecSucceeded {
+        /// Name of the workload.
+        workload_name: String,
+        /// Its id.
+        workload_id: String,
+        /// Subject of the message that triggered it.
+        trigger_subject: String,
+        /// Run time in the engine.
+        elapsed_nanos: u64,
+        /// Namespace of the workload.
+        namespace: String,
+    },
+    /// A function failed; its caller was told.
+    FunctionExecFailed {
+        /// Name of the workload.
+        workload_name: String,
+        /// Its id.
+        workload_id: String,
+        /// Subject of the message that triggered it.
+        trigger_subject: String,
+        /// Namespace of the workload.
+        namespace: String,
+        /// Text of the error.
+        error: String,
+    },
+}
+
+impl Event {
+    /// The `type` of the CloudEvent and last token of its subject.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Event::NodeStarted { .. } => "node_started",
+            Event::NodeStopped { .. } => "node_stopped",
+            Event::Heartbeat { .. } => "heartbeat",
+            Event::WorkloadDeployed { .. } => "workload_deployed",
+            Event::WorkloadUndeployed { .. } => "workload_undeployed",
+            Event::WorkloadRestarting { .. } => "workload_restarting",
+            Event::FunctionExecSucceeded { .. } => "function_exec_succeeded",
+            Event::FunctionExecFailed { .. } => "function_exec_failed",
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! Messages on the link, and their frames.
+//!
+//! ```text
+//! agent                      node
+//!   Hello         ->                    once, first
+//!                 <-  Welcome           once
+//!                 <-  Start             once
+//!   Started | Rejected ->               once, answers Start
+//!                 <-  Invoke(call)      functions, many in flight
+//!   Outcome(call) ->                    exactly one for each Invoke
+//!                 <-  Ping(call)
+//!   Pong(call)    ->
+//!   Log           ->                    any time
+//!                 <-  Stop              once; afterwards the agent ends
+//!   Exited        ->                    the workload ended, by itself or because of Stop
+//! ```
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::frame::Frame;
+use crate::environment::Environment;
+use crate::log::Level;
+use crate::name::WorkloadType;
+
+/// Message headers in the order they came; a name may stand several times.
+pub type Headers = Vec<(String, String)>;
+
+/// A frame is no message of this direction.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    /// The kind is not one of this direction.
+    #[error("unknown message kind {0}")]
+    UnknownKind(u8),
+    /// The head is not the document this kind has.
+    #[error("malformed head of message kind {kind}: {source}")]
+    Head {
+        /// Kind of the frame.
+        kind: u8,
+        /// What the decoder says.
+        source: serde_json::Error,
+    },
+}
+
+/// A message of one direction.
+pub trait Message: Sized + Send + 'static {
+    /// The frame that carries it.
+    ///
+    /// # Errors
+    /// When the head cannot be represented as JSON.
+    fn into_frame(self) -> Result<Frame, serde_json::Error>;
+
+    /// The message a frame carries.
+    ///
+    /// # Errors
+    /// [`MessageError`] when it carries none of this direction.
+    fn from_frame(frame: Frame) -> Result<Self, MessageError>;
+}
+
+/// Limits an agent enforces on its workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory of one function instance (Wasm linear memory and tables, JavaScript heap), bytes.
+    pub memory_bytes: u64,
+    /// Largest artifact of a JavaScript function, bytes.
+    pub script_bytes: u64,
+    /// Largest reply of a function, bytes.
+    pub reply_bytes: u64,
+    /// Calls of a function that run at the same time.
+    pub concurrency: u32,
+}
+
+/// The node knows the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Version of the link the node speaks.
+    pub version: u16,
+    /// Id of the agent, which becomes the workload's id.
+    pub agent_id: String,
+    /// Folder of the agent's own: made by the node, removed by it when the agent is gone.
+    pub work_dir: PathBuf,
+    /// Folder for compiled artifacts, shared by the agents of a node and trusted by them.
+    pub compiled_dir: Option<PathBuf>,
+    /// Deno, for JavaScript functions.
+    pub deno: Option<PathBuf>,
+}
+
+/// Run this workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Its name, for logs and as argument zero.
+    pub name: String,
+    /// Its namespace: for the function's context, never for authority.
+    pub namespace: String,
+    /// What it is.
+    pub r#type: WorkloadType,
+    /// Arguments of a service.
+    pub argv: Vec<String>,
+    /// Its environment, in clear: the link is private to the two processes.
+    pub environment: Environment,
+    /// The verified artifact; read-only to the agent.
+    pub artifact: PathBuf,
+    /// SHA-256 of the artifact, hex.
+    pub sha256: String,
+    /// What it may use.
+    pub limits: Limits,
+    /// Whether a service must be linked statically (it must inside a sandbox).
+    pub require_static: bool,
+}
+
+/// Run the function once; the body is the payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invoke {
+    /// Subject of the message that triggered the call.
+    pub subject: String,
+    /// Its headers.
+    pub headers: Headers,
+    /// Milliseconds left until the deadline.
+    pub timeout_ms: u64,
+}
+
+/// From the node to an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToAgent {
+    /// See [`Welcome`].
+    Welcome(Welcome),
+    /// See [`Start`].
+    Start(Box<Start>),
+    /// See [`Invoke`]; call number and payload beside it.
+    Invoke(u64, Invoke, Bytes),
+    /// End the workload: TERM, then KILL after so many milliseconds.
+    Stop {
+        /// Time between TERM and KILL.
+        grace_ms: u64,
+    },
+    /// Are you there?
+    Ping(u64),
+}
+
+/// The agent is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Version of the link the agent speaks.
+    pub version: u16,
+    /// Version of nex.
+    pub agent_version: String,
+    /// Process id of the agent, where it runs.
+    pub pid: u32,
+}
+
+/// Why a call failed; becomes the reply's `Nats-Service-Error-Code`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The function threw, trapped or exited with a status that is not 0.
+    Function,
+    /// The deadline passed.
+    Timeout,
+    /// The function used more memory than it may.
+    OutOfMemory,
+    /// The reply is larger than it may be.
+    ReplyTooLarge,
+    /// The engine ended under the call, through no fault of this call.
+    Killed,
+    /// Beyond what runs and waits: refused at once or when its time had passed in the queue.
+    Overloaded,
+}
+
+impl FailureKind {
+    /// Status code in the manner of HTTP, as NATS services use them.
+    pub fn status(self) -> u16 {
+        match self {
+            FailureKind::Function => 500,
+            FailureKind::Timeout => 504,
+            FailureKind::OutOfMemory => 507,
+            FailureKind::ReplyTooLarge => 413,
+            FailureKind::Killed | FailureKind::Overloaded => 503,
+        }
+    }
+}
+
+/// A call that did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct Failure {
+    /// Which way it failed.
+    pub kind: FailureKind,
+    /// One line for the caller.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure; line breaks in the text become spaces, for it travels in a header.
+    pub fn new(kind: FailureKind, message: impl AsRef<str>) -> Self {
+        let line: Vec<&str> = message.as_ref().split(['\r', '\n']).map(str::trim).filter(|s| !s.is_empty()).collect();
+        Self { kind, message: line.join(" ") }
+    }
+}
+
+/// Reply headers; the payload stands beside them.
+pub type Outcome = Result<(Headers, Bytes), Failure>;
+
+/// How a workload ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code, when it exited.
+    pub code: Option<i32>,
+    /// Signal, when one ended it.
+    pub signal: Option<i32>,
+    /// Text for people.
+    pub message: String,
+}
+
+/// Why a workload was not started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejection {
+    /// Text for people.
+    pub message: String,
+}
+
+/// From an agent to its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToNode {
+    /// See [`Hello`].
+    Hello(Hello),
+    /// The workload runs; the leader of its process group, when it has one.
+    Started {
+        /// Process group to end should the agent be lost.
+        process_group: Option<u32>,
+    },
+    /// See [`Rejection`].
+    Rejected(Rejection),
+    /// Call number, time spent in the engine in nanoseconds, and what came of it.
+    Outcome(u64, u64, Outcome),
+    /// One line of the workload's output.
+    Log {
+        /// Severity.
+        level: Level,
+        /// The line.
+        text: String,
+    },
+    /// See [`Exit`].
+    Exited(Exit),
+    /// Here.
+    Pong(u64),
+}
+
+mod kind {
+    pub(super) const WELCOME: u8 = 1;
+    pub(super) const START: u8 = 2;
+    pub(super) const INVOKE: u8 = 3;
+    pub(super) const STOP: u8 = 4;
+    pub(super) const PING: u8 = 5;
+    pub(super) const HELLO: u8 = 65;
+    pub(super) const STARTED: u8 = 66;
+    pub(super) const REJECTED: u8 = 67;
+    pub(super) const OUTCOME: u8 = 68;
+    pub(super) const LOG: u8 = 69;
+    pub(super) const EXITED: u8 = 70;
+    pub(super) const PONG: u8 = 71;
+}
+
+#[derive(Serialize, Deserialize)]
+struct StopHead {
+    grace_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StartedHead {
+    process_group: Option<u32>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OutcomeHead {
+    elapsed_ns: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    headers: Headers,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failure: Option<Failure>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LogHead {
+    level: Level,
+    text: String,
+}
+
+/// A frame with a JSON head.
+///
+/// # Errors
+/// When the head cannot be represented as JSON.
+pub fn frame<T: Serialize>(kind: u8, call: u64, head: &T, body: Bytes) -> Result<Frame, serde_json::Error> {
+    Ok(Frame { kind, call, head: serde_json::to_vec(head)?.into(), body })
+}
+
+/// Reads the head of a frame.
+///
+/// # Errors
+/// [`MessageError::Head`] when it is not such a document.
+pub fn head<T: DeserializeOwned>(frame: &Frame) -> Result<T, MessageError> {
+    serde_json::from_slice(&frame.head).map_err(|source| MessageError::Head { kind: frame.kind, source })
+}
+
+fn bare(kind: u8, call: u64) -> Frame {
+    Frame { kind, call, head: Bytes::new(), body: Bytes::new() }
+}
+
+impl Message for ToAgent {
+    fn into_frame(self) -> Result<Frame, serde_json::Error> {
+        match self {
+            ToAgent::Welcome(welcome) => frame(kind::WELCOME, 0, &welcome, Bytes::new()),
+            ToAgent::Start(start) => frame(kind::START, 0, &start, Bytes::new()),
+            ToAgent::Invoke(call, invoke, payload) => frame(kind::INVOKE, call, &invoke, payload),
+            ToAgent::Stop { grace_ms } => frame(kind::STOP, 0, &StopHead { grace_ms }, Bytes::new()),
+            ToAgent::Ping(call) => Ok(bare(kind::PING, call)),
+        }
+    }
+
+    fn from_frame(frame: Frame) -> Result<Self, MessageError> {
+        Ok(match frame.kind {
+            kind::WELCOME => ToAgent::Welcome(head(&frame)?),
+            kind::START => ToAgent::Start(head(&frame)?),
+            kind::INVOKE => ToAgent::Invoke(frame.call, head(&frame)?, frame.body),
+            kind::STOP => ToAgent::Stop { grace_ms: head::<StopHead>(&frame)?.grace_ms },
+            kind::PING => ToAgent::Ping(frame.call),
+            other => return Err(MessageError::UnknownKind(other)),
+        })
+    }
+}
+
+impl Message for ToNode {
+    fn into_frame(self) -> Result<Frame, serde_json::Error> {
+        match self {
+            ToNode::Hello(hello) => frame(kind::HELLO, 0, &hello, Bytes::new()),
+            ToNode::Started { process_group } => frame(kind::STARTED, 0, &StartedHead { process_group }, Bytes::new()),
+            ToNode::Rejected(rejection) => frame(kind::REJECTED, 0, &rejection, Bytes::new()),
+            ToNode::Outcome(call, elapsed_ns, Ok((headers, body))) => {
+                frame(kind::OUTCOME, call, &OutcomeHead { elapsed_ns, headers, failure: None }, body)
+            }
+            ToNode::Outcome(call, elapsed_ns, Err(failure)) => {
+                let head = OutcomeHead { elapsed_ns, headers: Headers::new(), failure: Some(failure) };
+                frame(kind::OUTCOME, call, &head, Bytes::new())
+            }
+            ToNode::Log { level, text } => frame(kind::LOG, 0, &LogHead { level, text }, Bytes::new()),
+            ToNode::Exited(exit) => frame(kind::EXITED, 0, &exit, Bytes::new()),
+            ToNode::Pong(call) => Ok(bare(kind::PONG, call)),
+        }
+    }
+
+    fn from_frame(frame: Frame) -> Result<Self, MessageError> {
+        Ok(match frame.kind {
+            kind::HELLO => ToNode::Hello(head(&frame)?),
+            kind::STARTED => ToNode::Started { process_group: head::<StartedHead>(&frame)?.process_group },
+            kind::REJECTED => ToNode::Rejected(head(&frame)?),
+            kind::OUTCOME => {
+                let OutcomeHead { elapsed_ns, headers, failure } = head(&frame)?;
+                ToNode::Outcome(frame.call, elapsed_ns, failure.map_or(Ok((headers, frame.body)), Err))
+            }
+            kind::LOG => {
+                let LogHead { level, text } = head(&frame)?;
+                ToNode::Log { level, text }
+            }
+            kind::EXITED => ToNode::Exited(head(&frame)?),
+            kind::PONG => ToNode::Pong(frame.call),
+            other => return Err(MessageError::UnknownKind(other)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn messages_survive_their_frames() {
+        let out = ToNode::Outcome(7, 12, Ok((vec![("A".into(), "1".into())], Bytes::from_static(b"\xff\x00"))));
+        assert_eq!(ToNode::from_frame(out.clone().into_frame().unwrap()).unwrap(), out);
+        let failed = ToNode::Outcome(8, 1, Err(Failure::new(FailureKind::Timeout, "a\r\n  b\n")));
+        assert_eq!(ToNode::from_frame(failed.clone().into_frame().unwrap()).unwrap(), failed);
+        let ToNode::Outcome(_, _, Err(failure)) = failed else { unreachable!() };
+        assert_eq!(failure.message, "a b");
+    }
+
+    proptest! {
+        #[test]
+        fn any_frame_is_a_message_or_an_error(kind: u8, call: u64, head: Vec<u8>) {
+            let frame = Frame { kind, call, head: head.into(), body: Bytes::new() };
+            let _ = ToNode::from_frame(frame.clone());
+            let _ = ToAgent::from_frame(frame);
+        }
+    }
+}

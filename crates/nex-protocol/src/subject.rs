@@ -1,0 +1,167 @@
+//! Subjects: those of the control interface, and trigger subjects with their overlap test.
+//!
+//! Control subjects are `$NEX.<COMMAND>[.<namespace>][.<node>]`; a node is named by its public nkey (`N…`).
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::Namespace;
+
+/// The first token of every control subject.
+pub const PREFIX: &str = "$NEX";
+
+/// Subjects no function is ever triggered by, whatever a node's configuration says.
+pub const ALWAYS_DENIED: [&str; 3] = ["$SYS.>", "$JS.>", "$NEX.>"];
+
+/// `$NEX.PING`: every node answers.
+pub const PING: &str = "$NEX.PING";
+
+/// `$NEX.AUCTION`: every node that fits answers.
+pub const AUCTION: &str = "$NEX.AUCTION";
+
+/// `$NEX.PING.<node>`
+pub fn ping(node: &str) -> String {
+    format!("{PREFIX}.PING.{node}")
+}
+
+/// `$NEX.INFO.<namespace>.<node>`
+pub fn info(namespace: &str, node: &str) -> String {
+    format!("{PREFIX}.INFO.{namespace}.{node}")
+}
+
+/// `$NEX.DEPLOY.<namespace>.<node>`
+pub fn deploy(namespace: &str, node: &str) -> String {
+    format!("{PREFIX}.DEPLOY.{namespace}.{node}")
+}
+
+/// `$NEX.STOP.<namespace>.<node>`
+pub fn stop(namespace: &str, node: &str) -> String {
+    format!("{PREFIX}.STOP.{namespace}.{node}")
+}
+
+/// `$NEX.logs.<namespace>.<node>.<workload id>.<workload name>`
+pub fn log(namespace: &Namespace, node: &str, workload_id: &str, workload_name: &str) -> String {
+    format!("{PREFIX}.logs.{namespace}.{node}.{workload_id}.{workload_name}")
+}
+
+/// `$NEX.events.<namespace>.<event type>`
+pub fn event(namespace: &str, event_type: &str) -> String {
+    format!("{PREFIX}.events.{namespace}.{event_type}")
+}
+
+/// The namespace token of a control subject with four tokens (`$NEX.<COMMAND>.<namespace>.<node>`).
+pub fn namespace_of(subject: &str) -> Option<Namespace> {
+    let mut tokens = subject.split('.');
+    let (prefix, _command, namespace, _node, end) =
+        (tokens.next()?, tokens.next()?, tokens.next()?, tokens.next()?, tokens.next());
+    if prefix != PREFIX || end.is_some() {
+        return None;
+    }
+    namespace.parse().ok()
+}
+
+/// A subject to subscribe to, wildcards allowed: `calc.*`, `orders.>`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TriggerSubject(String);
+
+/// The text cannot be subscribed to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a valid NATS subject")]
+pub struct InvalidSubject(pub String);
+
+impl TriggerSubject {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether some subject matches both patterns.
+    pub fn overlaps(&self, other: &TriggerSubject) -> bool {
+        let (mut left, mut right) = (self.0.split('.'), other.0.split('.'));
+        loop {
+            match (left.next(), right.next()) {
+                // `>` stands for one token or more, so it needs one on the other side.
+                (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+                (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
+                (None, None) => return true,
+                _ => return false,
+            }
+        }
+    }
+}
+
+impl FromStr for TriggerSubject {
+    type Err = InvalidSubject;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidSubject(text.to_owned());
+        if text.len() > 1024 || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(invalid());
+        }
+        let mut tokens = text.split('.').peekable();
+        while let Some(token) = tokens.next() {
+            if token.is_empty() || (token == ">" && tokens.peek().is_some()) {
+                return Err(invalid());
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for TriggerSubject {
+    type Error = InvalidSubject;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<TriggerSubject> for String {
+    fn from(subject: TriggerSubject) -> Self {
+        subject.0
+    }
+}
+
+impl fmt::Display for TriggerSubject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overlap(a: &str, b: &str) -> bool {
+        let (a, b): (TriggerSubject, TriggerSubject) = (a.parse().unwrap(), b.parse().unwrap());
+        assert_eq!(a.overlaps(&b), b.overlaps(&a), "overlap is symmetric");
+        a.overlaps(&b)
+    }
+
+    #[test]
+    fn overlap_is_that_of_nats() {
+        for (a, b) in [("a.b", "a.b"), ("a.*", "a.b"), (">", "$NEX.x"), ("a.>", "a.b.c"), ("*.b", "a.*"), ("a.>", "*.b")] {
+            assert!(overlap(a, b), "{a} {b}");
+        }
+        for (a, b) in [("a.b", "a.c"), ("a", "a.b"), ("a.>", "a"), ("a.*", "a.b.c"), ("*", "a.b")] {
+            assert!(!overlap(a, b), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn subjects_nobody_can_subscribe_to_are_refused() {
+        for bad in ["", ".", "a..b", "a b", ">.a", "a.>.b", ".a", "a.", "a\n"] {
+            assert!(bad.parse::<TriggerSubject>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_namespace_is_the_third_of_four_tokens() {
+        assert_eq!(namespace_of("$NEX.DEPLOY.default.NABC").unwrap().as_str(), "default");
+        for bad in ["$NEX.DEPLOY.NABC", "$NEX.DEPLOY.a.b.c", "X.DEPLOY.a.b", "$NEX.INFO.b$d.N"] {
+            assert!(namespace_of(bad).is_none(), "{bad}");
+        }
+    }
+}
