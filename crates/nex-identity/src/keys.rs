@@ -60,6 +60,11 @@ fn write_seed(path: &Path, seed: &str) -> Result<(), KeyError> {
     write().map_err(|source| KeyError::File { path: path.to_owned(), source })
 }
 
+/// Whether a text is the public key of some nkey.
+pub fn is_public_key(text: &str) -> bool {
+    KeyPair::from_public_key(text).is_ok()
+}
+
 /// Whether a key was read or made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {

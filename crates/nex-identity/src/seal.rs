@@ -60,7 +60,9 @@ impl XKeyPair {
         let sealed = STANDARD.decode(sealed)?;
         let clear = Zeroizing::new(self.0.open(&sealed, &public(sender)?).map_err(|_| SealError::Box)?);
         // The decoder's own message could quote the content.
-        serde_json::from_slice::<Option<Environment>>(&clear).map(Option::unwrap_or_default).map_err(|_| SealError::Content)
+        serde_json::from_slice::<Option<Environment>>(&clear)
+            .map(Option::unwrap_or_default)
+            .map_err(|_| SealError::Content)
     }
 }
 

@@ -123,12 +123,8 @@ pub fn open<In: Message, Out: Message>(
             tracing::debug!(%error, "link writer ended");
         }
     });
-    let receiver = Receiver {
-        stream: Box::new(read),
-        buffer: BytesMut::with_capacity(8 << 10),
-        limit,
-        message: PhantomData,
-    };
+    let receiver =
+        Receiver { stream: Box::new(read), buffer: BytesMut::with_capacity(8 << 10), limit, message: PhantomData };
     (Sender { queue }, receiver)
 }
 
@@ -168,7 +164,9 @@ mod tests {
     use nex_protocol::link::frame::MAX_LINK_FRAME;
     use nex_protocol::link::message::{Invoke, ToAgent, ToNode};
 
-    fn pair() -> ((Sender<ToAgent>, Receiver<ToNode>), (Sender<ToNode>, Receiver<ToAgent>)) {
+    type Ends<Out, In> = (Sender<Out>, Receiver<In>);
+
+    fn pair() -> (Ends<ToAgent, ToNode>, Ends<ToNode, ToAgent>) {
         let (a, b) = tokio::io::duplex(4096);
         let (ar, aw) = tokio::io::split(a);
         let (br, bw) = tokio::io::split(b);

@@ -95,13 +95,8 @@ pub fn success<T: Serialize>(kind: &str, data: &T) -> Result<Vec<u8>, serde_json
 
 /// Encodes a refusal.
 pub fn failure(kind: &str, fault: &Fault) -> Vec<u8> {
-    let failure = Failure {
-        r#type: kind,
-        data: "",
-        error: &fault.message,
-        code: fault.code.number(),
-        help: fault.code.help(),
-    };
+    let failure =
+        Failure { r#type: kind, data: "", error: &fault.message, code: fault.code.number(), help: fault.code.help() };
     // Strings and a number cannot fail to serialize; an empty body would still be an answer.
     serde_json::to_vec(&failure).unwrap_or_default()
 }

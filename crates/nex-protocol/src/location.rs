@@ -83,7 +83,7 @@ impl FromStr for Location {
 }
 
 /// Go's `url.URL`, with the field names Go's encoder gives it.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct GoUrl {
     scheme: String,
@@ -97,24 +97,6 @@ struct GoUrl {
     raw_query: String,
     fragment: String,
     raw_fragment: String,
-}
-
-impl Default for GoUrl {
-    fn default() -> Self {
-        Self {
-            scheme: String::new(),
-            opaque: String::new(),
-            user: None,
-            host: String::new(),
-            path: String::new(),
-            raw_path: String::new(),
-            omit_host: false,
-            force_query: false,
-            raw_query: String::new(),
-            fragment: String::new(),
-            raw_fragment: String::new(),
-        }
-    }
 }
 
 impl Serialize for Location {
@@ -135,7 +117,7 @@ impl<'de> Deserialize<'de> for Location {
         #[serde(untagged)]
         enum Either {
             Text(String),
-            Url(GoUrl),
+            Url(Box<GoUrl>),
         }
         let location = match Either::deserialize(deserializer)? {
             Either::Text(text) => text.parse(),

@@ -142,7 +142,9 @@ mod tests {
 
     #[test]
     fn overlap_is_that_of_nats() {
-        for (a, b) in [("a.b", "a.b"), ("a.*", "a.b"), (">", "$NEX.x"), ("a.>", "a.b.c"), ("*.b", "a.*"), ("a.>", "*.b")] {
+        for (a, b) in
+            [("a.b", "a.b"), ("a.*", "a.b"), (">", "$NEX.x"), ("a.>", "a.b.c"), ("*.b", "a.*"), ("a.>", "*.b")]
+        {
             assert!(overlap(a, b), "{a} {b}");
         }
         for (a, b) in [("a.b", "a.c"), ("a", "a.b"), ("a.>", "a"), ("a.*", "a.b.c"), ("*", "a.b")] {

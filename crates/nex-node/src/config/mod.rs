@@ -1,0 +1,334 @@
+//! Configuration of a node: the JSON keys of Go Nex, and ours.
+//!
+//! [`Config::parse`] is pure: it reads, checks and reports every problem at once, and touches nothing. What only
+//! shows on a machine (is there an agent program, a kernel file?) is checked when the node is built.
+
+mod file;
+mod reader;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nex_protocol::control::deploy::NatsConnection;
+use nex_protocol::subject::{ALWAYS_DENIED, TriggerSubject};
+use nex_protocol::{Environment, Location, Namespace, WorkloadName, WorkloadType};
+
+/// A node's configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Time an agent has to shake hands (`agent_handshake_timeout_ms`, 5000).
+    pub agent_handshake_timeout: Duration,
+    /// Time an agent has to answer a ping (`agent_ping_timeout_ms`, 750).
+    pub agent_ping_timeout: Duration,
+    /// The `nex-agent` program, when it is neither beside `nex` nor on the path (`agent_path`).
+    pub agent_path: Option<PathBuf>,
+    /// Deno, when it is not on the path (`deno_path`).
+    pub deno_path: Option<PathBuf>,
+    /// nats-server, when it is not on the path (`nats_server_path`).
+    pub nats_server_path: Option<PathBuf>,
+    /// Whether one artifact may run twice in a namespace (`allow_duplicate_workloads`, true).
+    pub allow_duplicate_workloads: bool,
+    /// Workloads the node starts by itself (`autostart.workloads`).
+    pub autostart: Vec<AutostartWorkload>,
+    /// Folders to look for programs in, before the path (`bin_path`).
+    pub bin_path: Vec<PathBuf>,
+    /// Where kernel and root file system lie (`default_resource_dir`).
+    pub default_resource_dir: Option<PathBuf>,
+    /// Subjects that may not trigger a function (`deny_trigger_subjects`), with those that never may.
+    pub deny_trigger_subjects: Vec<TriggerSubject>,
+    /// Connection and settings of host services (`host_services`).
+    pub host_services: HostServices,
+    /// Kernel of the microVMs (`kernel_filepath`).
+    pub kernel_filepath: Option<PathBuf>,
+    /// Root file system of the microVMs (`rootfs_filepath`).
+    pub rootfs_filepath: Option<PathBuf>,
+    /// Agents to keep ready (`machine_pool_size`, 1).
+    pub machine_pool_size: usize,
+    /// Size of a microVM; its memory also bounds a function outside of one (`machine_template`).
+    pub machine_template: MachineTemplate,
+    /// Network of the microVMs (`cni`).
+    pub cni: Cni,
+    /// Runs workloads as processes, without isolation (`no_sandbox`).
+    pub no_sandbox: bool,
+    /// What all workloads together may take (`node_limits`).
+    pub node_limits: NodeLimits,
+    /// Group of nodes this one belongs to (`nexus`).
+    pub nexus: String,
+    /// File to write the process id to (`pid_filepath`).
+    pub pid_filepath: Option<PathBuf>,
+    /// A nats-server to start and supervise (`public_nats_server`).
+    pub public_nats_server: Option<PublicNatsServer>,
+    /// Limits of the microVMs' drives and network (`rate_limiters`).
+    pub rate_limiters: Option<RateLimiters>,
+    /// Refuses claims without the artifact's SHA-256 (`require_artifact_hash`, true).
+    pub require_artifact_hash: bool,
+    /// When failed workloads are started again (`restart`).
+    pub restart: RestartPolicy,
+    /// Brings the workloads of an earlier run back (`restore_workloads`, true).
+    pub restore_workloads: bool,
+    /// Where identity and state live (`state_dir`).
+    pub state_dir: Option<PathBuf>,
+    /// Time between TERM and KILL when a service is stopped (`stop_grace_ms`, 5000).
+    pub stop_grace: Duration,
+    /// Tags shown to clients (`tags`).
+    pub tags: BTreeMap<String, String>,
+    /// Limits of functions (`functions`).
+    pub functions: FunctionLimits,
+    /// Issuers that may deploy; empty for all (`valid_issuers`).
+    pub valid_issuers: Vec<String>,
+    /// Types of workload to run; none when the configuration does not say (`workload_types`).
+    pub workload_types: Option<Vec<WorkloadType>>,
+    /// Largest sum of artifacts kept although nothing runs them, bytes (`artifact_cache_bytes`, 1 GiB).
+    pub artifact_cache_bytes: u64,
+}
+
+/// A workload of `autostart.workloads`.
+#[derive(Debug, Clone)]
+pub struct AutostartWorkload {
+    /// Name.
+    pub name: WorkloadName,
+    /// Namespace.
+    pub namespace: Namespace,
+    /// Arguments of a service.
+    pub argv: Vec<String>,
+    /// Text for people.
+    pub description: String,
+    /// Restarted after a failure; services only.
+    pub essential: bool,
+    /// Type.
+    pub r#type: WorkloadType,
+    /// Where the artifact lies.
+    pub location: Location,
+    /// JetStream domain of the object store.
+    pub jsdomain: String,
+    /// Environment, in clear.
+    pub environment: Environment,
+    /// Subjects that trigger a function.
+    pub trigger_subjects: Vec<TriggerSubject>,
+}
+
+/// Host services: used from issue to issue more; kept whole so that a file for Go Nex is understood.
+#[derive(Debug, Clone, Default)]
+pub struct HostServices {
+    /// The workload connection, when it is not the node's own.
+    pub nats: Option<NatsConnection>,
+    /// Settings by service name.
+    pub services: BTreeMap<String, HostService>,
+}
+
+/// Settings of one host service.
+#[derive(Debug, Clone)]
+pub struct HostService {
+    /// Whether functions may use it.
+    pub enabled: bool,
+    /// Its own settings.
+    pub config: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Size of a microVM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MachineTemplate {
+    /// Virtual processors.
+    pub vcpu_count: u64,
+    /// Memory, MiB.
+    pub memsize_mib: u64,
+}
+
+/// Network of the microVMs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cni {
+    /// Where the plugins lie.
+    pub bin_path: Vec<PathBuf>,
+    /// Name of the `conflist`.
+    pub network_name: String,
+    /// Interface inside the machine.
+    pub interface_name: String,
+    /// Addresses to give out, CIDR.
+    pub subnet: String,
+    /// DNS servers.
+    pub nameservers: Vec<String>,
+}
+
+/// What all workloads together may take; 0 is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeLimits {
+    /// Workloads at a time.
+    pub max_workloads: u64,
+    /// Sum of the artifacts of all workloads, bytes.
+    pub max_total_bytes: u64,
+    /// Size of one artifact, bytes.
+    pub max_workload_bytes: u64,
+}
+
+/// A nats-server to start and supervise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicNatsServer {
+    /// Its name.
+    pub server_name: String,
+    /// Address to listen on.
+    pub host: String,
+    /// Port; 0 takes a free one.
+    pub port: u16,
+    /// Whether JetStream is on.
+    pub jetstream: bool,
+    /// Where JetStream keeps its data, when not under the state directory.
+    pub store_dir: Option<PathBuf>,
+    /// Monitoring port; 0 for none.
+    pub http_port: u16,
+}
+
+impl Default for PublicNatsServer {
+    fn default() -> Self {
+        Self {
+            server_name: "nex".to_owned(),
+            host: "127.0.0.1".to_owned(),
+            port: 4222,
+            jetstream: true,
+            store_dir: None,
+            http_port: 0,
+        }
+    }
+}
+
+/// A token bucket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TokenBucket {
+    /// Tokens that may be spent once, at the beginning.
+    pub one_time_burst: u64,
+    /// Milliseconds in which the bucket fills.
+    pub refill_time: u64,
+    /// Tokens in a full bucket.
+    pub size: u64,
+}
+
+/// Limits of a microVM's drives and network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RateLimiters {
+    /// Bytes.
+    pub bandwidth: Option<TokenBucket>,
+    /// Operations.
+    pub iops: Option<TokenBucket>,
+}
+
+/// When failed workloads are started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestartPolicy {
+    /// Delay before the first restart (`base_ms`, 500).
+    pub base: Duration,
+    /// Longest delay (`cap_ms`, 60000).
+    pub cap: Duration,
+    /// Restarts without a stable spell between them before it is given up; 0 for no limit (`max_attempts`, 30).
+    pub max_attempts: u32,
+    /// Running as long as this forgets earlier failures (`stable_ms`, 60000).
+    pub stable: Duration,
+}
+
+/// Limits of functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FunctionLimits {
+    /// Time a call has from its arrival to its reply (`timeout_ms`, 5000).
+    pub timeout: Duration,
+    /// Calls of one function that run at a time (`concurrency`, 32).
+    pub concurrency: u32,
+    /// Calls of one function that may wait for their turn (`max_pending`, 1024).
+    pub max_pending: usize,
+    /// Largest JavaScript source, bytes (`script_max_bytes`, 1 MiB).
+    pub script_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            agent_handshake_timeout: Duration::from_millis(5000),
+            agent_ping_timeout: Duration::from_millis(750),
+            agent_path: None,
+            deno_path: None,
+            nats_server_path: None,
+            allow_duplicate_workloads: true,
+            autostart: Vec::new(),
+            bin_path: Vec::new(),
+            default_resource_dir: None,
+            deny_trigger_subjects: ALWAYS_DENIED.iter().filter_map(|subject| subject.parse().ok()).collect(),
+            host_services: HostServices::default(),
+            kernel_filepath: None,
+            rootfs_filepath: None,
+            machine_pool_size: 1,
+            machine_template: MachineTemplate { vcpu_count: 1, memsize_mib: 256 },
+            cni: Cni {
+                bin_path: Vec::new(),
+                network_name: "fcnet".to_owned(),
+                interface_name: "veth0".to_owned(),
+                subnet: "192.168.127.0/24".to_owned(),
+                nameservers: Vec::new(),
+            },
+            no_sandbox: false,
+            node_limits: NodeLimits::default(),
+            nexus: "nexus".to_owned(),
+            pid_filepath: None,
+            public_nats_server: None,
+            rate_limiters: None,
+            require_artifact_hash: true,
+            restart: RestartPolicy {
+                base: Duration::from_millis(500),
+                cap: Duration::from_secs(60),
+                max_attempts: 30,
+                stable: Duration::from_secs(60),
+            },
+            restore_workloads: true,
+            state_dir: None,
+            stop_grace: Duration::from_millis(5000),
+            tags: BTreeMap::new(),
+            functions: FunctionLimits {
+                timeout: Duration::from_millis(5000),
+                concurrency: 32,
+                max_pending: 1024,
+                script_bytes: 1 << 20,
+            },
+            valid_issuers: Vec::new(),
+            workload_types: None,
+            artifact_cache_bytes: 1 << 30,
+        }
+    }
+}
+
+/// A configuration that can be used, and what is odd about its file.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Unknown keys and keys without effect.
+    pub warnings: Vec<String>,
+}
+
+/// Everything that is wrong with a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", problems.join("\n"))]
+pub struct ConfigErrors {
+    /// What must be changed.
+    pub problems: Vec<String>,
+    /// What is odd besides.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`] with every problem.
+    pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigErrors {
+            problems: vec![format!("cannot read {}: {error}", path.display())],
+            warnings: Vec::new(),
+        })?;
+        Self::parse(&text)
+    }
+
+    /// Reads and checks a JSON text.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`] with every problem.
+    pub fn parse(json: &str) -> Result<Loaded, ConfigErrors> {
+        file::parse(json)
+    }
+}

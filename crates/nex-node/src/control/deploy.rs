@@ -1,0 +1,196 @@
+//! DEPLOY: the checks, in the order and with the texts of Go Nex 0.2.7, and ours after them.
+//!
+//! A deploy is answered when the workload runs, or with the first thing that is wrong. What is checked here needs no
+//! artifact; the rest (size, digest, a ready agent, the agent's own checks) is the actor's.
+
+use nex_identity::Claims;
+use nex_protocol::control::deploy::{DeployRequest, RunResponse};
+use nex_protocol::subject::TriggerSubject;
+use nex_protocol::{Code, Environment, Fault, Location, Namespace, WorkloadName, WorkloadType};
+use nex_sandbox::agent::new_id;
+use tracing::{error, info};
+
+use super::Control;
+use crate::artifact::parse_sha256;
+use crate::config::AutostartWorkload;
+use crate::workload::{Spec, actor, unix_now};
+
+impl Control {
+    pub(super) async fn deploy(&self, namespace: Namespace, body: &[u8]) -> Result<RunResponse, Fault> {
+        if self.is_lame_duck() {
+            let text = "Node is in lame duck mode. Workload deploy request denied";
+            return Err(Fault::new(Code::LameDuck, text));
+        }
+        self.shared.table.check_room()?;
+        let spec = self.check(namespace, body)?;
+        let workload = actor::deploy(&self.shared, new_id(), spec).await?;
+        Ok(RunResponse {
+            started: true,
+            id: workload.id.clone(),
+            issuer: workload.spec.issuer.clone(),
+            name: workload.spec.name.to_string(),
+        })
+    }
+
+    /// From the bytes of a request to what is to run.
+    fn check(&self, namespace: Namespace, body: &[u8]) -> Result<Spec, Fault> {
+        let request: DeployRequest = serde_json::from_slice(body)
+            .map_err(|error| Fault::new(Code::BadRequest, format!("Unable to deserialize deploy request: {error}")))?;
+        let kind = self.supported(&request.r#type)?;
+        let trigger_subjects = self.triggers(kind, &request.trigger_subjects)?;
+        let environment = self.environment(&request)?;
+        let claims = Claims::verify(&request.workload_jwt, unix_now().cast_signed()).map_err(invalid)?;
+        let name: WorkloadName = claims.workload_name().parse().map_err(invalid)?;
+        if request.workload_name.as_deref().is_some_and(|asked| asked != name.as_str()) {
+            return Err(invalid("the claim is for a workload of another name"));
+        }
+        let issuers = &self.shared.config.valid_issuers;
+        if !issuers.is_empty() && !issuers.contains(&claims.iss) {
+            return Err(Fault::new(Code::UntrustedIssuer, format!("invalid workload issuer: {}", claims.iss)));
+        }
+        let claimed_sha256 = self.claimed_hash(&claims, &request)?;
+        if !request.target_node.is_empty() && request.target_node != self.node_id {
+            let text = format!("Invalid deploy request: it is for node {}", request.target_node);
+            return Err(Fault::new(Code::WrongTarget, text));
+        }
+        let location: Location = request
+            .location
+            .ok_or_else(|| Fault::new(Code::BadRequest, "Unable to deserialize deploy request: location is missing"))?;
+        if request.essential && kind.is_function() {
+            // As Go's agent says; it is harmless, for functions are always restarted.
+            return Err(invalid(format!("essential flag is not supported for workload type: {kind}")));
+        }
+        Ok(Spec {
+            name,
+            namespace,
+            r#type: kind,
+            argv: request.argv,
+            description: request.description,
+            essential: request.essential,
+            environment,
+            trigger_subjects,
+            location,
+            jsdomain: request.jsdomain,
+            claimed_sha256,
+            issuer: claims.iss,
+            claim: request.workload_jwt,
+            trigger_connection: request.trigger_connection.or(request.host_services),
+            deployed_at: unix_now(),
+            restored: true,
+        })
+    }
+
+    fn supported(&self, text: &str) -> Result<WorkloadType, Fault> {
+        text.parse::<WorkloadType>()
+            .ok()
+            .filter(|kind| self.types.contains(kind))
+            .ok_or_else(|| Fault::new(Code::UnsupportedType, format!("Unsupported workload type on this node: {text}")))
+    }
+
+    fn triggers(&self, kind: WorkloadType, subjects: &[String]) -> Result<Vec<TriggerSubject>, Fault> {
+        if !subjects.is_empty() && !kind.is_function() {
+            let text = format!("Unsupported workload type for trigger subject registration: {kind}");
+            return Err(Fault::new(Code::TriggersUnsupported, text));
+        }
+        if subjects.is_empty() && kind.is_function() {
+            let text = "Invalid deploy request: a function needs at least one trigger subject";
+            return Err(Fault::new(Code::InvalidTrigger, text));
+        }
+        let mut parsed: Vec<TriggerSubject> = Vec::with_capacity(subjects.len());
+        for text in subjects {
+            let subject: TriggerSubject = text
+                .parse()
+                .map_err(|error| Fault::new(Code::InvalidTrigger, format!("Invalid deploy request: {error}")))?;
+            if self.shared.config.deny_trigger_subjects.iter().any(|denied| denied.overlaps(&subject)) {
+                return Err(Fault::new(
+                    Code::TriggerDenied,
+                    format!("The trigger subject {subject} overlaps with subject(s) in this node's deny list"),
+                ));
+            }
+            // Twice the same subject in one queue group would only halve each other's messages.
+            if !parsed.contains(&subject) {
+                parsed.push(subject);
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn environment(&self, request: &DeployRequest) -> Result<Environment, Fault> {
+        let failed = |reason: &dyn std::fmt::Display| {
+            let text = format!("Failed to decrypt environment for deploy request: {reason}");
+            Fault::new(Code::EnvironmentSealed, text)
+        };
+        if request.environment.is_empty() {
+            return Ok(Environment::default());
+        }
+        let xkey = self.shared.state.xkey();
+        let environment = xkey.open(&request.environment, &request.sender_public_key).map_err(|e| failed(&e))?;
+        match environment.invalid_key() {
+            Some(key) => Err(failed(&format_args!("'{key}' cannot be the name of a variable"))),
+            None => Ok(environment),
+        }
+    }
+
+    fn claimed_hash(&self, claims: &Claims, request: &DeployRequest) -> Result<Option<String>, Fault> {
+        let claimed = claims.hash().and_then(parse_sha256);
+        if claimed.is_none() && self.shared.config.require_artifact_hash {
+            let text = "Invalid deploy request: the claim holds no SHA-256 of the artifact";
+            return Err(Fault::new(Code::HashMissing, text));
+        }
+        // 0.3.0-rc1 sends the hash beside the claim too; they must agree.
+        if let (Some(beside), Some(claimed)) = (request.hash.as_deref().and_then(parse_sha256), &claimed)
+            && beside != *claimed
+        {
+            return Err(Fault::new(Code::HashMismatch, "Invalid deploy request: its hash is not that of its claim"));
+        }
+        Ok(claimed)
+    }
+}
+
+fn invalid(reason: impl std::fmt::Display) -> Fault {
+    Fault::new(Code::InvalidClaim, format!("Invalid deploy request: {reason}"))
+}
+
+/// Deploys the workloads of the configuration, one after the other. One that fails is told in the log and does not
+/// keep the others, or the node, from running.
+pub async fn autostart(control: &Control, workloads: &[AutostartWorkload], issuer: &str) {
+    let mut failed = 0usize;
+    for workload in workloads {
+        let AutostartWorkload { name, namespace, .. } = workload;
+        match autostart_one(control, workload, issuer).await {
+            Ok(id) => info!(%name, %namespace, id, "autostart workload runs"),
+            Err(fault) => {
+                failed += 1;
+                error!(%name, %namespace, %fault, help = fault.code.help(), "autostart workload failed");
+            }
+        }
+    }
+    if failed > 0 {
+        error!(failed, of = workloads.len(), "not all autostart workloads run");
+    }
+}
+
+async fn autostart_one(control: &Control, workload: &AutostartWorkload, issuer: &str) -> Result<String, Fault> {
+    let kind = control.supported(workload.r#type.as_str())?;
+    let subjects: Vec<String> = workload.trigger_subjects.iter().map(ToString::to_string).collect();
+    let spec = Spec {
+        name: workload.name.clone(),
+        namespace: workload.namespace.clone(),
+        r#type: kind,
+        argv: workload.argv.clone(),
+        description: workload.description.clone(),
+        essential: workload.essential,
+        environment: workload.environment.clone(),
+        trigger_subjects: control.triggers(kind, &subjects)?,
+        location: workload.location.clone(),
+        jsdomain: workload.jsdomain.clone(),
+        claimed_sha256: None,
+        issuer: issuer.to_owned(),
+        claim: String::new(),
+        trigger_connection: None,
+        deployed_at: unix_now(),
+        // The configuration starts it again; a record would start it twice.
+        restored: false,
+    };
+    actor::deploy(&control.shared, new_id(), spec).await.map(|workload| workload.id.clone())
+}

@@ -1,0 +1,58 @@
+//! STOP: only who deployed a workload may end it.
+
+use nex_identity::Claims;
+use nex_protocol::control::stop::{StopRequest, StopResponse};
+use nex_protocol::{Code, Fault, Namespace};
+use tokio::sync::oneshot;
+
+use super::Control;
+use crate::workload::actor::Stop;
+use crate::workload::table::Workload;
+use crate::workload::unix_now;
+
+impl Control {
+    pub(super) async fn stop(&self, namespace: &Namespace, body: &[u8]) -> Result<StopResponse, Fault> {
+        let request: StopRequest = serde_json::from_slice(body)
+            .map_err(|error| Fault::new(Code::BadRequest, format!("Unable to deserialize stop request: {error}")))?;
+        let unknown = || Fault::new(Code::NoSuchWorkload, "No such workload");
+        let workload = self.shared.table.get(&request.workload_id).ok_or_else(unknown)?;
+        // Who asks in the wrong namespace learns nothing, not even that his claim would do.
+        if workload.spec.namespace != *namespace {
+            return Err(unknown());
+        }
+        if !request.target_node.is_empty() && request.target_node != self.node_id {
+            let text = format!("Invalid stop request: it is for node {}", request.target_node);
+            return Err(Fault::new(Code::WrongTarget, text));
+        }
+        check_claim(&request.workload_jwt, &workload)?;
+        let (done, gone) = oneshot::channel();
+        let stop = Stop { reason: "Workload undeploy requested".to_owned(), keep_record: false, done };
+        // Its actor ends by itself at the same moment: it is stopped all the same.
+        if workload.stop.send(stop).await.is_ok() {
+            let _ = gone.await;
+        }
+        Ok(StopResponse {
+            stopped: true,
+            id: workload.id.clone(),
+            issuer: workload.spec.issuer.clone(),
+            name: workload.spec.name.to_string(),
+        })
+    }
+}
+
+fn check_claim(token: &str, workload: &Workload) -> Result<(), Fault> {
+    let invalid =
+        |reason: &dyn std::fmt::Display| Fault::new(Code::InvalidStopClaim, format!("Invalid stop request: {reason}"));
+    let claims = Claims::verify(token, unix_now().cast_signed()).map_err(|error| invalid(&error))?;
+    if token == workload.spec.claim {
+        return Err(invalid(&"the claim is the one it was deployed with"));
+    }
+    // Go Nex 0.2.7 signs the name, 0.3.0-rc1 the id.
+    if claims.sub != workload.spec.name.as_str() && claims.sub != workload.id {
+        return Err(invalid(&"the claim is for another workload"));
+    }
+    if claims.iss != workload.spec.issuer {
+        return Err(invalid(&"the issuer is not the one who deployed the workload"));
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! The nex node: one machine's daemon.
+//!
+//! Owns: the state directory, the control interface, workloads and their triggers, the pool of agents, and, when told
+//! to, a nats-server. Reached only through NATS subjects. It links no engine and runs no workload code: agents do.
+//!
+//! Life: [`check`] → build → run → drain; [`run`] is all of it. Every module says in its header what it promises.
+
+pub mod artifact;
+pub mod config;
+pub mod connection;
+pub mod control;
+pub mod embedded;
+pub mod host;
+mod node;
+pub mod publisher;
+pub mod state;
+pub mod workload;
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use nex_client::connection::{ConnectError, Settings};
+use nex_protocol::WorkloadType;
+
+use crate::config::Config;
+
+/// A node cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The configuration cannot work on this machine.
+    #[error("{}", .0.join("\n"))]
+    Unfit(Vec<String>),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] state::StateError),
+    /// A program is missing.
+    #[error(transparent)]
+    Program(#[from] host::NotFound),
+    /// NATS cannot be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The node's own nats-server does not start.
+    #[error(transparent)]
+    Embedded(#[from] embedded::EmbeddedError),
+    /// Agents cannot be started at all.
+    #[error("cannot start agents: {0}")]
+    Agents(String),
+    /// The control interface cannot be served.
+    #[error("cannot serve the control interface: {0}")]
+    Serve(String),
+    /// The file for the process id is taken or cannot be written.
+    #[error("pid file {0} (remove it, or set another pid_filepath)")]
+    PidFile(String),
+}
+
+/// What the command line says, which wins over the file.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// Runs workloads as processes.
+    pub no_sandbox: Option<bool>,
+    /// Tags to add or replace.
+    pub tags: Vec<(String, String)>,
+    /// State directory.
+    pub state_dir: Option<PathBuf>,
+    /// Starts a nats-server of the node's own.
+    pub nats_embedded: bool,
+    /// Group of nodes.
+    pub nexus: Option<String>,
+}
+
+impl Overrides {
+    /// The configuration with these in it.
+    #[must_use]
+    pub fn apply(&self, mut config: Config) -> Config {
+        if let Some(no_sandbox) = self.no_sandbox {
+            config.no_sandbox = no_sandbox;
+        }
+        config.tags.extend(self.tags.iter().cloned());
+        if let Some(state_dir) = &self.state_dir {
+            config.state_dir = Some(state_dir.clone());
+        }
+        if self.nats_embedded && config.public_nats_server.is_none() {
+            config.public_nats_server = Some(node::embedded_defaults());
+        }
+        if let Some(nexus) = &self.nexus {
+            config.nexus.clone_from(nexus);
+        }
+        config
+    }
+}
+
+/// Problems of a configuration that only show on this machine; nothing is started or changed.
+pub fn check(config: &Config, overrides: &Overrides) -> Vec<String> {
+    let config = overrides.apply(config.clone());
+    let mut problems = Vec::new();
+    if !config.no_sandbox {
+        problems.push(
+            "no_sandbox: this release has no Firecracker sandbox yet, so a node must be told to do without: set \
+             no_sandbox to true or give --no-sandbox (workloads then run as processes of the node's user)"
+                .to_owned(),
+        );
+    }
+    if let Err(error) = host::agent(&config) {
+        problems.push(error.to_string());
+    }
+    let wants_v8 = config.workload_types.as_ref().is_some_and(|types| types.contains(&WorkloadType::V8));
+    if (wants_v8 || config.deno_path.is_some())
+        && let Err(error) = host::deno(&config)
+    {
+        problems.push(format!("{error}: it runs JavaScript functions, workload type v8"));
+    }
+    if config.public_nats_server.is_some()
+        && let Err(error) = host::nats_server(&config)
+    {
+        problems.push(format!("{error}: it is needed for a NATS server of the node's own"));
+    }
+    problems
+}
+
+/// Runs a node until `shutdown` resolves, then drains it: the whole of `nex node up`.
+///
+/// # Errors
+/// [`NodeError`] when it cannot start. Once it runs, it ends only when told to.
+pub async fn run(
+    config: Config,
+    overrides: Overrides,
+    nats: Settings,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
+    node::Node::build(config, overrides, nats).await?.run(shutdown).await
+}

@@ -1,0 +1,264 @@
+//! A node's life: build, run, drain.
+//!
+//! ```text
+//! build: state directory -> (embedded NATS) -> connection -> agents' pool
+//! run:   control interface, workloads of an earlier life, autostart, heartbeats
+//! drain: no new work -> workloads end in order -> pool -> last event -> connection -> (embedded NATS)
+//! ```
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nex_client::connection::Settings;
+use nex_identity::Issuer;
+use nex_protocol::WorkloadType;
+use nex_protocol::event::Event;
+use nex_sandbox::pool::PoolTask;
+use nex_sandbox::{Backoff, Pool, PoolSettings, ProcessSandbox, ProcessSettings};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::artifact::ArtifactCache;
+use crate::config::{Config, PublicNatsServer};
+use crate::control::{self, Control};
+use crate::embedded::EmbeddedNats;
+use crate::publisher::Publisher;
+use crate::state::StateDir;
+use crate::workload::actor::{self, Shared, Stop};
+use crate::workload::table::Table;
+use crate::workload::{Record, State};
+use crate::{NodeError, Overrides, host};
+
+/// Time between two heartbeats.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// Time NATS has to take the last events.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Preparations of agents at a time.
+const PARALLEL: usize = 4;
+
+/// A node that is built and not yet on the air.
+pub(crate) struct Node {
+    control: Arc<Control>,
+    pool_task: PoolTask,
+    embedded: Option<EmbeddedNats>,
+    pid_file: Option<PidFile>,
+}
+
+impl Node {
+    /// Makes everything a node needs; nothing is announced yet.
+    pub(crate) async fn build(config: Config, overrides: Overrides, nats: Settings) -> Result<Self, NodeError> {
+        let config = overrides.apply(config);
+        let problems = crate::check(&config, &Overrides::default());
+        if !problems.is_empty() {
+            return Err(NodeError::Unfit(problems));
+        }
+        let state_path = config.state_dir.clone().unwrap_or_else(StateDir::default_path);
+        let state = StateDir::open(&state_path)?;
+        let pid_file = config.pid_filepath.as_deref().map(PidFile::write).transpose()?;
+        let mut settings = nats;
+        let embedded = match &config.public_nats_server {
+            Some(server) => {
+                let program = host::nats_server(&config)?;
+                let started = EmbeddedNats::start(program, server, &state.path("nats")).await?;
+                settings.servers = started.url().to_owned();
+                Some(started)
+            }
+            None => None,
+        };
+        let client = settings.connect_retrying().await?;
+        let node_id = state.node_id();
+        info!(server = %settings.shown_servers(), "established node NATS connection");
+
+        let deno = host::deno(&config).ok();
+        let types = types(&config, deno.is_some());
+        let sandbox = ProcessSandbox::new(ProcessSettings {
+            agent: host::agent(&config)?,
+            agents_dir: state.path("agents"),
+            compiled_dir: state.path("compiled"),
+            deno,
+            handshake_timeout: config.agent_handshake_timeout,
+            log_filter: std::env::var("NEX_AGENT_LOG").unwrap_or_else(|_| "warn".to_owned()),
+        })
+        .map_err(|source| NodeError::Agents(source.to_string()))?;
+        let backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(30) };
+        let size = config.machine_pool_size;
+        let (pool, pool_task) = Pool::spawn(Arc::new(sandbox), PoolSettings { size, parallel: PARALLEL, backoff });
+
+        let tags = host::tags(&config, &node_id);
+        let shared = Arc::new(Shared {
+            artifacts: ArtifactCache::new(state.path("artifacts"), config.artifact_cache_bytes),
+            table: Table::new(config.node_limits, config.allow_duplicate_workloads),
+            publisher: Publisher::spawn(client.clone(), &node_id),
+            nats: client,
+            state,
+            pool,
+            config,
+        });
+        let control = Arc::new(Control { shared, node_id, tags, types, started: Instant::now() });
+        Ok(Self { control, pool_task, embedded, pid_file })
+    }
+
+    /// Runs until told to end, then drains.
+    pub(crate) async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), NodeError> {
+        let Node { control, pool_task, embedded, pid_file } = self;
+        let shared = Arc::clone(&control.shared);
+        let mut shutdown = std::pin::pin!(shutdown);
+        tokio::select! {
+            first = shared.pool.first_result() => match first.last_error {
+                None => info!("received agent handshake; the pool is filling"),
+                Some(reason) => error!(reason, "agents do not start; deploys are refused until they do"),
+            },
+            // The drain below ends what there is by then.
+            () = &mut shutdown => return drain(&control, JoinSet::new(), pool_task, embedded, pid_file).await,
+        }
+        let mut serving = control.serve().await.map_err(|error| NodeError::Serve(error.to_string()))?;
+        let xkey = shared.state.xkey().public_key();
+        info!(xkey, "use this key as the recipient for encrypted run requests");
+        info!(id = %control.node_id, version = env!("CARGO_PKG_VERSION"), "NATS execution engine awaiting commands");
+        if shared.config.no_sandbox {
+            warn!(
+                "running without a sandbox: workloads are processes of this user and can do what it can (nex.unsafe)"
+            );
+        }
+        let started = Event::NodeStarted {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            id: control.node_id.clone(),
+            tags: control.tags.clone(),
+        };
+        shared.publisher.node_event(&started);
+        restore(&shared);
+        serving.spawn(start_configured(Arc::clone(&control)));
+        serving.spawn(heartbeat(Arc::clone(&control)));
+
+        shutdown.await;
+        drain(&control, serving, pool_task, embedded, pid_file).await
+    }
+}
+
+/// Leaves in order; see the module's header.
+async fn drain(
+    control: &Control,
+    mut serving: JoinSet<()>,
+    pool_task: PoolTask,
+    embedded: Option<EmbeddedNats>,
+    pid_file: Option<PidFile>,
+) -> Result<(), NodeError> {
+    info!("stopping: no new work is taken, workloads end in order");
+    let shared = &control.shared;
+    shared.table.close();
+    stop_all(shared).await;
+    pool_task.close().await;
+    shared.publisher.node_event(&Event::NodeStopped { id: control.node_id.clone(), graceful: true });
+    // NATS may be away: then nobody hears the last words, and nothing waits for it.
+    if tokio::time::timeout(LAST_WORDS, shared.publisher.flush()).await.is_err() {
+        warn!("NATS did not take the last events in time");
+    }
+    serving.shutdown().await;
+    drop(pid_file);
+    if let Some(embedded) = embedded {
+        embedded.stop().await;
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// The types to run: those of the configuration, else all that this machine can.
+fn types(config: &Config, deno: bool) -> Vec<WorkloadType> {
+    if let Some(types) = &config.workload_types {
+        return types.clone();
+    }
+    if !deno {
+        warn!("Deno was not found: this node runs no JavaScript functions (set deno_path, or put deno on the path)");
+    }
+    WorkloadType::ALL.into_iter().filter(|kind| *kind != WorkloadType::V8 || deno).collect()
+}
+
+/// Brings back what ran when the node ended.
+fn restore(shared: &Arc<Shared>) {
+    if !shared.config.restore_workloads {
+        return;
+    }
+    for (id, record) in shared.state.records::<Record>() {
+        let name = record.spec.name.clone();
+        match actor::restore(shared, id.clone(), record) {
+            Ok(()) => info!(workload = %name, id, "bringing back a workload"),
+            Err(fault) => error!(workload = %name, id, %fault, "cannot bring back a workload; its record is kept"),
+        }
+    }
+}
+
+async fn start_configured(control: Arc<Control>) {
+    let workloads = &control.shared.config.autostart;
+    if !workloads.is_empty() {
+        // Nobody holds the seed of this key, so nobody but the node stops what it started.
+        let issuer = Issuer::generate().public_key();
+        control::autostart(&control, workloads, &issuer).await;
+    }
+}
+
+async fn heartbeat(control: Arc<Control>) {
+    let mut beat = tokio::time::interval(HEARTBEAT);
+    loop {
+        beat.tick().await;
+        let ping = control.ping();
+        control.shared.publisher.node_event(&Event::Heartbeat {
+            version: ping.version,
+            node_id: ping.node_id,
+            uptime: ping.uptime,
+            tags: ping.tags,
+            running_machines: ping.running_machines,
+        });
+    }
+}
+
+/// Ends all workloads, all at the same time; each has its own bound.
+async fn stop_all(shared: &Arc<Shared>) {
+    let mut ending = JoinSet::new();
+    for workload in shared.table.all() {
+        ending.spawn(async move {
+            let (done, gone) = oneshot::channel();
+            let stop = Stop { reason: "the node is stopping".to_owned(), keep_record: true, done };
+            if workload.stop.send(stop).await.is_ok() {
+                let _ = gone.await;
+            }
+            let mut status = workload.status.clone();
+            let _ = status.wait_for(|status| status.state == State::Gone).await;
+        });
+    }
+    while ending.join_next().await.is_some() {}
+}
+
+/// The process id in a file, removed when the node ends.
+struct PidFile(std::path::PathBuf);
+
+impl PidFile {
+    fn write(path: &std::path::Path) -> Result<Self, NodeError> {
+        let running = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<i32>().ok());
+        let alive = |pid: i32| {
+            pid != std::process::id().cast_signed()
+                && rustix::process::Pid::from_raw(pid)
+                    .is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
+        };
+        if let Some(pid) = running.filter(|pid| alive(*pid)) {
+            return Err(NodeError::PidFile(format!("{} names process {pid}, which runs", path.display())));
+        }
+        crate::state::write_whole(path, format!("{}\n", std::process::id()).as_bytes())
+            .map_err(|error| NodeError::PidFile(format!("{}: {error}", path.display())))?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// What `--nats embedded` starts when the configuration says nothing of it.
+pub(crate) fn embedded_defaults() -> PublicNatsServer {
+    PublicNatsServer::default()
+}

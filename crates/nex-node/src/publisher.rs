@@ -1,0 +1,112 @@
+//! Events and logs, published on the control connection.
+//!
+//! Never in the way: a bounded queue takes them, one task publishes, and what does not fit (NATS is away, a workload
+//! floods its log) is dropped and counted, the count told in the node's log. Order is kept.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_nats::Client;
+use bytes::Bytes;
+use nex_protocol::event::{CloudEvent, Event, SYSTEM};
+use nex_protocol::log::{Entry, Level};
+use nex_protocol::{Namespace, WorkloadName, subject};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
+
+/// Messages that wait to be published.
+const QUEUE: usize = 8192;
+
+enum Item {
+    Publish(String, Bytes),
+    /// Answered when all before it is with the server.
+    Flush(oneshot::Sender<()>),
+}
+
+/// Publishes events and logs; clones share the queue.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    node_id: Arc<str>,
+    queue: mpsc::Sender<Item>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Publisher {
+    /// Starts publishing for a node.
+    pub fn spawn(client: Client, node_id: &str) -> Self {
+        let (queue, mut items) = mpsc::channel(QUEUE);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let told = Arc::clone(&dropped);
+        tokio::spawn(async move {
+            while let Some(item) = items.recv().await {
+                let lost = told.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    warn!(lost, "events or log lines were dropped: they came faster than NATS took them");
+                }
+                match item {
+                    Item::Publish(subject, body) => {
+                        if let Err(error) = client.publish(subject, body).await {
+                            warn!(%error, "cannot publish");
+                        }
+                    }
+                    Item::Flush(done) => {
+                        let _ = client.flush().await;
+                        let _ = done.send(());
+                    }
+                }
+            }
+        });
+        Self { node_id: node_id.into(), queue, dropped }
+    }
+
+    /// Publishes an event of the node itself.
+    pub fn node_event(&self, event: &Event) {
+        self.event(SYSTEM, None, event);
+    }
+
+    /// Publishes an event of a workload.
+    pub fn workload_event(&self, namespace: &Namespace, event: &Event) {
+        self.event(namespace.as_str(), Some(namespace.to_string()), event);
+    }
+
+    fn event(&self, token: &str, namespace: Option<String>, event: &Event) {
+        let Ok(data) = serde_json::to_value(event) else { return };
+        let cloud_event = CloudEvent {
+            specversion: "1.0".to_owned(),
+            id: nuid::next().to_string(),
+            source: self.node_id.to_string(),
+            r#type: event.kind().to_owned(),
+            time: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+            datacontenttype: "application/json".to_owned(),
+            namespace,
+            data,
+        };
+        if let Ok(body) = serde_json::to_vec(&cloud_event) {
+            self.publish(subject::event(token, event.kind()), body.into());
+        }
+    }
+
+    /// Publishes one line of a workload's output.
+    pub fn log(&self, namespace: &Namespace, id: &str, name: &WorkloadName, level: Level, text: String) {
+        let entry = Entry { text, level, id: id.to_owned() };
+        if let Ok(body) = serde_json::to_vec(&entry) {
+            self.publish(subject::log(namespace, &self.node_id, id, name.as_str()), body.into());
+        }
+    }
+
+    fn publish(&self, subject: String, body: Bytes) {
+        if self.queue.try_send(Item::Publish(subject, body)).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until what was published so far is with the server.
+    pub async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.queue.send(Item::Flush(done)).await.is_ok() {
+            let _ = flushed.await;
+        }
+    }
+}

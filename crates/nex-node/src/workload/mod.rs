@@ -1,0 +1,133 @@
+//! Workloads: what was asked for ([`Spec`]), what it is doing ([`Status`]), and the table of them ([`table`]).
+//!
+//! ```text
+//! Fetching -> Starting -> Running -> Stopping -> (gone)
+//!     |           |          |
+//!     |           |          +-> Backoff -> Starting …      exit ≠ 0, agent lost, health lost
+//!     +-----------+-----------------------> (gone)          never ran: the deploy is refused
+//! ```
+//! One task ([`actor`]) owns each workload and moves its state; everybody else sends it a message or looks at the
+//! status. Calls go by [`call`], past the actor, for they must not wait for it.
+
+pub mod actor;
+pub mod call;
+pub mod table;
+pub mod trigger;
+
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
+
+use nex_protocol::control::deploy::NatsConnection;
+use nex_protocol::subject::TriggerSubject;
+use nex_protocol::{Environment, Location, Namespace, WorkloadName, WorkloadType};
+use serde::{Deserialize, Serialize};
+
+/// What to run, checked. Serialized into the node's sealed records only: it holds the environment in clear.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Spec {
+    /// Name.
+    pub name: WorkloadName,
+    /// Namespace, from the subject of the request.
+    pub namespace: Namespace,
+    /// Type.
+    pub r#type: WorkloadType,
+    /// Arguments of a service.
+    pub argv: Vec<String>,
+    /// Text for people.
+    pub description: String,
+    /// Restarted after a failure.
+    pub essential: bool,
+    /// Environment.
+    pub environment: Environment,
+    /// Subjects that trigger it.
+    pub trigger_subjects: Vec<TriggerSubject>,
+    /// Where its artifact lies.
+    pub location: Location,
+    /// JetStream domain of the object store; empty for none.
+    pub jsdomain: String,
+    /// SHA-256 of the claim, lower-case hex.
+    pub claimed_sha256: Option<String>,
+    /// Public key of who deployed it, and may stop it.
+    pub issuer: String,
+    /// The deploy claim: the same token does not stop it.
+    pub claim: String,
+    /// Connection to subscribe to triggers on, when not the node's.
+    pub trigger_connection: Option<NatsConnection>,
+    /// When it was deployed, seconds since 1970.
+    pub deployed_at: u64,
+    /// Whether it is started again when the node comes back.
+    pub restored: bool,
+}
+
+impl Spec {
+    /// Time since it was deployed.
+    pub fn age(&self) -> Duration {
+        let deployed = SystemTime::UNIX_EPOCH + Duration::from_secs(self.deployed_at);
+        SystemTime::now().duration_since(deployed).unwrap_or_default()
+    }
+}
+
+/// Seconds since 1970.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// What is kept on disk of a workload.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// What to run.
+    pub spec: Spec,
+    /// The artifact it ran, hex.
+    pub sha256: String,
+}
+
+/// Where a workload is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Its artifact is being fetched and verified.
+    Fetching,
+    /// An agent is being claimed and told to run it.
+    Starting,
+    /// It runs.
+    Running,
+    /// It failed and will be started again.
+    Backoff,
+    /// It is being ended.
+    Stopping,
+    /// It has ended for good.
+    Gone,
+}
+
+impl State {
+    /// The spelling in INFO.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Fetching => "fetching",
+            State::Starting => "starting",
+            State::Running => "running",
+            State::Backoff => "backoff",
+            State::Stopping => "stopping",
+            State::Gone => "gone",
+        }
+    }
+}
+
+/// What a workload is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Where it is in its life.
+    pub state: State,
+    /// Restarts since it was deployed or the node started.
+    pub restarts: u32,
+}
+
+/// Counters of a function's calls; written after the reply has left.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Calls that were answered with a result.
+    pub succeeded: AtomicU64,
+    /// Calls that were answered with an error.
+    pub failed: AtomicU64,
+    /// Nanoseconds spent in the engine.
+    pub runtime_ns: AtomicU64,
+}

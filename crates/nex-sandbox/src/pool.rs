@@ -1,0 +1,305 @@
+//! The warm pool: ready agents, handed over one by one.
+//!
+//! One task owns the pool. Its life is a loop over four events: an agent became ready or failed to, a taker asks, a
+//! ready agent was lost, the pool closes. It keeps `size` agents ready and prepares more for takers who wait, with at
+//! most `parallel` preparations at a time. A preparation that fails is retried after a backoff, for ever: a node with
+//! a broken agent stays up, says so in its log, and refuses deploys.
+//!
+//! Promises: a taker gets a ready agent of its own or, after its own bounded wait, [`PoolExhausted`]; takers are
+//! served in the order they came; an agent is never handed to two; closing ends every agent that was not taken.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::{Agent, Backoff, PrepareError, Sandbox};
+
+/// How a pool behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolSettings {
+    /// Agents to keep ready.
+    pub size: usize,
+    /// Preparations at a time.
+    pub parallel: usize,
+    /// Delays after failed preparations.
+    pub backoff: Backoff,
+}
+
+/// What a pool is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Agents that can be claimed at once.
+    pub ready: usize,
+    /// Why the last preparation failed; none once one succeeds.
+    pub last_error: Option<String>,
+}
+
+/// No agent became ready in time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no available agent client in pool{}", .reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default())]
+pub struct PoolExhausted {
+    /// Why agents do not become ready, if that is known.
+    pub reason: Option<String>,
+}
+
+/// Handle of a pool; clones share it.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    claims: mpsc::Sender<oneshot::Sender<Agent>>,
+    status: watch::Receiver<PoolStatus>,
+}
+
+/// Ends the pool when awaited with [`PoolTask::close`].
+#[derive(Debug)]
+pub struct PoolTask {
+    close: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl PoolTask {
+    /// Ends all agents that nobody took; returns when they are gone.
+    pub async fn close(self) {
+        let _ = self.close.send(());
+        let _ = self.task.await;
+    }
+}
+
+impl Pool {
+    /// Starts filling a pool.
+    pub fn spawn<S: Sandbox>(sandbox: Arc<S>, settings: PoolSettings) -> (Pool, PoolTask) {
+        let (claims, incoming) = mpsc::channel(64);
+        let (report, status) = watch::channel(PoolStatus::default());
+        let (close, closing) = oneshot::channel();
+        let keeper = Keeper {
+            sandbox,
+            settings,
+            ready: VecDeque::new(),
+            waiting: VecDeque::new(),
+            preparing: JoinSet::new(),
+            failures: 0,
+            report,
+        };
+        let task = tokio::spawn(keeper.run(incoming, closing));
+        (Pool { claims, status }, PoolTask { close, task })
+    }
+
+    /// Takes a ready agent, waiting for one as long as `within`.
+    ///
+    /// # Errors
+    /// [`PoolExhausted`] when none became ready in time or the pool is closed.
+    pub async fn claim(&self, within: Duration) -> Result<Agent, PoolExhausted> {
+        let taken = async {
+            let (give, take) = oneshot::channel();
+            self.claims.send(give).await.ok()?;
+            take.await.ok()
+        };
+        // A claim that is given up drops its receiver; the keeper notices and serves the next taker.
+        match timeout(within, taken).await {
+            Ok(Some(agent)) => Ok(agent),
+            _ => Err(PoolExhausted { reason: self.status.borrow().last_error.clone() }),
+        }
+    }
+
+    /// What the pool is doing now.
+    pub fn status(&self) -> PoolStatus {
+        self.status.borrow().clone()
+    }
+
+    /// Waits until an agent is ready or a preparation has failed; says which.
+    pub async fn first_result(&self) -> PoolStatus {
+        let mut status = self.status.clone();
+        let settled = status.wait_for(|s| s.ready > 0 || s.last_error.is_some()).await;
+        settled.map(|s| s.clone()).unwrap_or_default()
+    }
+}
+
+struct Keeper<S> {
+    sandbox: Arc<S>,
+    settings: PoolSettings,
+    ready: VecDeque<Agent>,
+    waiting: VecDeque<oneshot::Sender<Agent>>,
+    preparing: JoinSet<Result<Agent, PrepareError>>,
+    failures: u32,
+    report: watch::Sender<PoolStatus>,
+}
+
+impl<S: Sandbox> Keeper<S> {
+    async fn run(mut self, mut claims: mpsc::Receiver<oneshot::Sender<Agent>>, mut closing: oneshot::Receiver<()>) {
+        loop {
+            self.refill();
+            let lost_tokens = self.ready.iter().map(|agent| agent.lost.clone()).collect();
+            tokio::select! {
+                _ = &mut closing => break,
+                claim = claims.recv() => match claim {
+                    Some(claim) => self.waiting.push_back(claim),
+                    None => break,
+                },
+                Some(done) = self.preparing.join_next() => self.prepared(done),
+                () = any_cancelled(lost_tokens) => self.drop_lost(),
+            }
+            self.serve();
+            self.report_status();
+        }
+        self.preparing.shutdown().await;
+        let mut ending: JoinSet<()> = self.ready.drain(..).map(Agent::destroy).collect();
+        while ending.join_next().await.is_some() {}
+    }
+
+    fn drop_lost(&mut self) {
+        self.ready.retain(|agent| {
+            let lost = agent.lost.is_cancelled();
+            if lost {
+                warn!(agent = %agent.id, "an agent was lost while it waited in the pool; it is replaced");
+            }
+            !lost
+        });
+    }
+
+    /// Starts preparations until ready and coming agents cover the pool's size and those who wait.
+    fn refill(&mut self) {
+        // Those who gave up are not waited for.
+        self.waiting.retain(|claim| !claim.is_closed());
+        let wanted = self.settings.size + self.waiting.len();
+        let parallel = if self.failures > 0 { 1 } else { self.settings.parallel.max(1) };
+        while self.ready.len() + self.preparing.len() < wanted && self.preparing.len() < parallel {
+            let sandbox = Arc::clone(&self.sandbox);
+            let delay = self.failures.checked_sub(1).map(|n| self.settings.backoff.jittered(n));
+            self.preparing.spawn(async move {
+                if let Some(delay) = delay {
+                    tokio::time::sleep(delay).await;
+                }
+                sandbox.prepare().await
+            });
+        }
+    }
+
+    fn prepared(&mut self, done: Result<Result<Agent, PrepareError>, tokio::task::JoinError>) {
+        match done {
+            Ok(Ok(agent)) => {
+                debug!(agent = %agent.id, "agent ready");
+                self.failures = 0;
+                self.report.send_modify(|status| status.last_error = None);
+                self.ready.push_back(agent);
+            }
+            Ok(Err(error)) => self.failed(&error.to_string()),
+            Err(error) => self.failed(&error.to_string()),
+        }
+    }
+
+    fn failed(&mut self, error: &str) {
+        self.failures = self.failures.saturating_add(1);
+        warn!(error, failures = self.failures, "could not prepare an agent; trying again");
+        self.report.send_modify(|status| status.last_error = Some(error.to_owned()));
+    }
+
+    /// Gives ready agents to those who wait, in order.
+    fn serve(&mut self) {
+        self.drop_lost();
+        while !self.ready.is_empty() {
+            let Some(claim) = self.waiting.pop_front() else { break };
+            let Some(agent) = self.ready.pop_front() else { break };
+            if let Err(agent) = claim.send(agent) {
+                self.ready.push_front(agent);
+            }
+        }
+    }
+
+    fn report_status(&self) {
+        let ready = self.ready.len();
+        self.report.send_if_modified(|status| std::mem::replace(&mut status.ready, ready) != ready);
+    }
+}
+
+/// Resolves when one of the tokens is cancelled; never when there is none.
+async fn any_cancelled(tokens: Vec<CancellationToken>) {
+    let mut cancelled: Vec<_> = tokens.into_iter().map(|token| Box::pin(token.cancelled_owned())).collect();
+    std::future::poll_fn(move |cx| {
+        if cancelled.iter_mut().any(|token| token.as_mut().poll(cx).is_ready()) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemorySandbox;
+
+    const LONG: Duration = Duration::from_secs(5);
+
+    fn pool(size: usize) -> (Arc<MemorySandbox>, Pool, PoolTask) {
+        let sandbox = Arc::new(MemorySandbox::default());
+        let backoff = Backoff { base: Duration::from_millis(1), cap: Duration::from_millis(2) };
+        let (pool, task) = Pool::spawn(Arc::clone(&sandbox), PoolSettings { size, parallel: 2, backoff });
+        (sandbox, pool, task)
+    }
+
+    #[tokio::test]
+    async fn every_claim_gets_an_agent_of_its_own_even_beyond_the_size() {
+        let (sandbox, pool, task) = pool(2);
+        let claims: Vec<_> = (0..10)
+            .map(|_| {
+                let pool = pool.clone();
+                tokio::spawn(async move { pool.claim(LONG).await })
+            })
+            .collect();
+        let mut agents = Vec::new();
+        for claim in claims {
+            agents.push(claim.await.unwrap().unwrap());
+        }
+        let mut ids: Vec<_> = agents.iter().map(|a| a.id.clone()).collect();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 10);
+        drop(agents);
+        task.close().await;
+        assert_eq!(sandbox.alive(), 0, "closing ends what was ready, dropping what was taken");
+    }
+
+    #[tokio::test]
+    async fn an_empty_pool_is_a_bounded_wait_and_says_why() {
+        let (sandbox, pool, task) = pool(1);
+        sandbox.fail(true);
+        // The one prepared before the switch, if any.
+        let _ = pool.claim(Duration::from_millis(50)).await;
+        let error = pool.claim(Duration::from_millis(100)).await.unwrap_err();
+        assert!(error.to_string().starts_with("no available agent client in pool"), "{error}");
+        assert!(error.reason.is_some());
+        sandbox.fail(false);
+        assert!(pool.claim(LONG).await.is_ok(), "recovers by itself");
+        task.close().await;
+    }
+
+    #[tokio::test]
+    async fn an_agent_lost_while_it_waits_is_replaced() {
+        let (sandbox, pool, task) = pool(1);
+        pool.status.clone().wait_for(|s| s.ready == 1).await.unwrap();
+        sandbox.lose_all();
+        let agent = pool.claim(LONG).await.unwrap();
+        assert!(!agent.lost.is_cancelled());
+        task.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_taker_who_gave_up_costs_no_agent() {
+        let (sandbox, pool, task) = pool(1);
+        sandbox.fail(true);
+        let _ = pool.claim(Duration::from_millis(20)).await;
+        let _ = pool.claim(Duration::from_millis(20)).await;
+        sandbox.fail(false);
+        pool.claim(LONG).await.unwrap();
+        pool.status.clone().wait_for(|s| s.ready == 1).await.unwrap();
+        assert!(sandbox.alive() <= 2);
+        task.close().await;
+    }
+}
