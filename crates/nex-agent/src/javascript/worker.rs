@@ -1,0 +1,227 @@
+//! The worker: a Deno process that may do nothing, with one socket to the agent.
+//!
+//! Owns the process, the frames on its socket and what it says on stderr. States: loading (it was sent the source),
+//! loaded, ended. Three tasks belong to it: the link's writer, a reader that logs log frames and hands on the others,
+//! and one for stderr; all end with the process.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use nex_link::{LinkError, Sender};
+use nex_protocol::link::message::{Limits, ToNode};
+use nex_protocol::log::Level;
+use rustix::process::Signal;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::memory;
+use super::protocol::{CallHead, FromWorker, Load, ToWorker};
+use crate::call::Call;
+use crate::guard::Groups;
+use crate::lines;
+use crate::process::{self, Group};
+
+/// The worker's own side.
+const WORKER: &str = include_str!("worker.js");
+
+/// Room for a frame's head beside the largest reply.
+const HEAD: u64 = 1 << 20;
+
+/// Messages that wait for the function's task; beyond it the reader, and so the worker, waits.
+const EVENTS: usize = 64;
+
+/// Time a worker that closed its stream has to end by itself.
+const DYING: Duration = Duration::from_millis(500);
+
+/// Lines of stderr that are kept to tell why a worker died.
+const LAST_LINES: usize = 16;
+
+/// Everything needed to start a worker, and to start another one.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) deno: PathBuf,
+    pub(crate) folder: PathBuf,
+    pub(crate) load: Load,
+    pub(crate) source: Bytes,
+    pub(crate) limits: Limits,
+    pub(crate) node: Sender<ToNode>,
+    pub(crate) groups: Groups,
+}
+
+/// What comes from a worker.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A message, not to be believed.
+    Message(FromWorker),
+    /// Something that is no message; nothing follows.
+    Garbage(LinkError),
+    /// It closed the stream or died; nothing follows.
+    Closed,
+}
+
+/// How a worker ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    /// It ran out of memory, as far as its last words tell.
+    pub(crate) out_of_memory: bool,
+    /// The last thing it said.
+    pub(crate) last_line: Option<String>,
+}
+
+/// A running worker. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    group: Group,
+    messages: Sender<ToWorker>,
+    events: mpsc::Receiver<Event>,
+    over: watch::Sender<bool>,
+    last_words: LastWords,
+    stderr: Option<JoinHandle<()>>,
+}
+
+/// Writes the worker's side into the agent's folder.
+pub(crate) fn install(folder: &std::path::Path) -> io::Result<()> {
+    std::fs::create_dir_all(folder.join("deno"))?;
+    std::fs::write(folder.join("worker.js"), WORKER)
+}
+
+impl Worker {
+    /// Starts a worker and sends it the source. To be called on the main thread.
+    pub(crate) fn start(settings: &Settings) -> io::Result<Self> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        let mut command = process::bare(&settings.deno, &settings.folder);
+        let home = settings.folder.join("deno");
+        command
+            .args(["run", "-q", "--no-prompt", "--no-config", "--no-lock", "--no-npm", "--no-remote"])
+            .arg(format!("--v8-flags=--max-old-space-size={}", memory::heap_mib(&settings.limits)))
+            .arg(settings.folder.join("worker.js"))
+            .env("HOME", &home)
+            .env("DENO_DIR", &home)
+            .env("DENO_NO_UPDATE_CHECK", "1")
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)))
+            .stdout(Stdio::from(OwnedFd::from(theirs)));
+        // The command, and with it our copy of the worker's end, is gone when this returns: then only the worker
+        // holds it, and its death ends the stream.
+        let mut group = process::spawn(command, Some(memory::data_bytes(&settings.limits)), &settings.groups)?;
+        ours.set_nonblocking(true)?;
+        let (read, write) = UnixStream::from_std(ours)?.into_split();
+        let limit = usize::try_from(settings.limits.reply_bytes.saturating_add(HEAD)).unwrap_or(usize::MAX);
+        let (messages, receiver) = nex_link::open::<FromWorker, ToWorker>(read, write, limit);
+        let (to_function, events) = mpsc::channel(EVENTS);
+        tokio::spawn(read_messages(receiver, to_function, settings.node.clone()));
+        let (over, last_words) = (watch::Sender::new(false), LastWords::default());
+        let stderr = group.take_output().1.map(|stderr| {
+            let words = last_words.clone();
+            let forward =
+                lines::forward(stderr.into(), Level::Debug, settings.node.clone(), over.subscribe(), move |line| {
+                    words.hear(line);
+                });
+            tokio::spawn(async move {
+                if let Err(error) = forward.await {
+                    tracing::warn!(%error, "the worker's stderr was lost");
+                }
+            })
+        });
+        let worker = Self { group, messages, events, over, last_words, stderr };
+        // The first message of an empty queue always has room.
+        worker.messages.try_send(ToWorker::Load(Box::new(settings.load.clone()), settings.source.clone()));
+        Ok(worker)
+    }
+
+    /// Process id, which is the id of its group.
+    pub(crate) fn id(&self) -> u32 {
+        self.group.id()
+    }
+
+    /// The next thing it says. Cancel-safe.
+    pub(crate) async fn event(&mut self) -> Event {
+        self.events.recv().await.unwrap_or(Event::Closed)
+    }
+
+    /// Hands it a call; false when it is gone.
+    pub(crate) fn call(&self, call: Call, deadline_ms: u64) -> bool {
+        let head = CallHead { subject: call.subject, headers: call.headers, deadline: deadline_ms };
+        self.messages.try_send(ToWorker::Call(call.id, head, call.payload))
+    }
+
+    /// Asks whether JavaScript gives way.
+    pub(crate) fn ping(&self, number: u64) {
+        // A worker that cannot even be asked is found out by the answer that does not come.
+        self.messages.try_send(ToWorker::Ping(number));
+    }
+
+    /// Resident memory.
+    pub(crate) fn resident(&self) -> Option<u64> {
+        memory::resident(self.id())
+    }
+
+    /// Kills it, unless it is dead, and says how it ended.
+    pub(crate) async fn end(mut self, kill: bool) -> Ended {
+        // One that closed the stream is about to die by itself, and how it does is worth a moment.
+        if kill || tokio::time::timeout(DYING, self.group.exited()).await.is_err() {
+            self.group.signal(Signal::KILL);
+        }
+        let status = self.group.exited().await;
+        self.over.send_replace(true);
+        if let Some(stderr) = self.stderr.take() {
+            let _ = stderr.await;
+        }
+        let (out_of_memory, last_line) = self.last_words.judge();
+        Ended { status, out_of_memory, last_line }
+    }
+}
+
+async fn read_messages(mut receiver: nex_link::Receiver<FromWorker>, to: mpsc::Sender<Event>, node: Sender<ToNode>) {
+    loop {
+        let event = match receiver.receive().await {
+            Ok(Some(FromWorker::Log(level, text))) => {
+                // Waits for the node, and the worker for us: a function that floods its log is slowed down.
+                lines::log(&node, level, &text).await;
+                continue;
+            }
+            Ok(Some(message)) => Event::Message(message),
+            Ok(None) | Err(LinkError::Io(_) | LinkError::Truncated) => Event::Closed,
+            Err(error) => Event::Garbage(error),
+        };
+        let last = !matches!(event, Event::Message(_));
+        if to.send(event).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// What a worker said on stderr, as far as it tells why it died.
+#[derive(Debug, Clone, Default)]
+struct LastWords(Arc<Mutex<(VecDeque<String>, bool)>>);
+
+impl LastWords {
+    fn hear(&self, line: &str) {
+        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lower = line.to_ascii_lowercase();
+        // V8's words for its heap, then those of Rust's allocator, then the system's.
+        words.1 |=
+            ["out of memory", "memory allocation of", "cannot allocate memory"].iter().any(|it| lower.contains(it));
+        if !line.trim().is_empty() {
+            words.0.push_back(line.trim().to_owned());
+        }
+        if words.0.len() > LAST_LINES {
+            words.0.pop_front();
+        }
+    }
+
+    fn judge(&self) -> (bool, Option<String>) {
+        let words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The line that names the error, where there is one; traces come after it.
+        let telling = words.0.iter().find(|line| line.starts_with("error:") || line.contains("Fatal"));
+        (words.1, telling.or(words.0.back()).cloned())
+    }
+}

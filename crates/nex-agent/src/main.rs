@@ -1,0 +1,86 @@
+//! `nex-agent`: started by a node with the link as its standard input. Reads no arguments and no configuration.
+
+use std::io::IsTerminal;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use nex_agent::guard::{self, Groups};
+use nex_agent::session;
+use tracing_subscriber::EnvFilter;
+
+/// The agent was not started by a node (`EX_USAGE`).
+const NOT_BY_A_NODE: u8 = 64;
+
+/// Threads for the link and for pipes. Functions run elsewhere, so that these are never busy.
+const THREADS: usize = 2;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        None => {}
+        Some("--version" | "-V") => {
+            println!("nex-agent {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Some(other) => {
+            eprintln!("nex-agent: unknown argument '{other}': the agent takes none, a nex node starts it");
+            return ExitCode::from(NOT_BY_A_NODE);
+        }
+    }
+    let Some(link) = link() else {
+        eprintln!("nex-agent: standard input is no socket: the agent is started by a nex node, not by hand");
+        return ExitCode::from(NOT_BY_A_NODE);
+    };
+    start_log();
+    match run(link) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "agent ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(link: OwnedFd) -> anyhow::Result<()> {
+    let groups = Groups::default();
+    guard::watch(link.try_clone().context("duplicating the link")?, groups.clone()).context("starting the guard")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    // On this thread, not on a worker: the workload's processes are tied to the life of the thread that starts them.
+    let result = runtime.block_on(session::serve(UnixStream::from(link), groups));
+    // A compilation that nobody waits for any more must not hold up the exit.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    // Its text has everything its sources would say once more.
+    result.map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// The link, taken off standard input; none when that is no socket.
+fn link() -> Option<OwnedFd> {
+    let stdin = std::io::stdin();
+    let status = rustix::fs::fstat(stdin.as_fd()).ok()?;
+    if !rustix::fs::FileType::from_raw_mode(status.st_mode).is_socket() {
+        return None;
+    }
+    let link = stdin.as_fd().try_clone_to_owned().ok()?;
+    // Nobody else is to find the link under number 0.
+    let nothing = std::fs::File::open("/dev/null").ok()?;
+    rustix::stdio::dup2_stdin(nothing).ok()?;
+    Some(link)
+}
+
+/// The agent's own log, on stderr; as JSON lines for the node to forward.
+fn start_log() {
+    let filter = EnvFilter::try_from_env("NEX_AGENT_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    if std::io::stderr().is_terminal() {
+        log.init();
+    } else {
+        log.json().flatten_event(true).init();
+    }
+}

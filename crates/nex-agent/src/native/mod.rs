@@ -1,0 +1,135 @@
+//! Services: a native program, run from Start to Stop.
+//!
+//! States: checked ([`elf`]), running as the leader of its own process group, stopping (TERM sent, KILL after the
+//! grace), ended. Its environment is exactly what was given. All of its output is delivered before its end is.
+
+mod elf;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+
+use nex_link::Sender;
+use nex_protocol::link::message::{Exit, FailureKind, Start, ToNode};
+use nex_protocol::log::Level;
+use rustix::process::Signal;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::process::{self, Group};
+use crate::workload::{Context, Finish, Inbox};
+use crate::{call, lines};
+
+/// Runs a service.
+pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
+    let Context { welcome, start, node, groups } = context;
+    let (artifact, require_static) = (start.artifact.clone(), start.require_static);
+    let checked = tokio::task::spawn_blocking(move || check(&artifact, require_static)).await;
+    if let Err(why) = checked.unwrap_or_else(|_| Err("the check of the program failed".to_owned())) {
+        return Finish::Rejected(why);
+    }
+    if inbox.stop.borrow().is_some() {
+        return Finish::stopped_early();
+    }
+    let mut group = match process::spawn(command(&start, &welcome.work_dir), None, &groups) {
+        Ok(group) => group,
+        Err(error) => return Finish::Rejected(explain(&error, &start.artifact)),
+    };
+    let _ = node.send(ToNode::Started { process_group: Some(group.id()) }).await;
+    let (over, ended) = watch::channel(false);
+    let mut output = follow_output(&mut group, &node, &ended);
+    let status = supervise(&mut group, &node, inbox).await;
+    over.send_replace(true);
+    while output.join_next().await.is_some() {}
+    Finish::Exited(exit(status))
+}
+
+fn check(artifact: &Path, require_static: bool) -> Result<(), String> {
+    let file = File::open(artifact).map_err(|error| format!("the program cannot be read: {error}"))?;
+    elf::check(&object::read::ReadCache::new(file), require_static).map_err(|why| why.to_string())
+}
+
+fn command(start: &Start, folder: &Path) -> Command {
+    let mut command = process::bare(&start.artifact, folder);
+    command.arg0(&start.name).args(&start.argv).envs(start.environment.iter());
+    command
+}
+
+/// What to do about a program that could not be started.
+fn explain(error: &io::Error, artifact: &Path) -> String {
+    match error.kind() {
+        // The program is there, it was just read: what is missing is named inside it.
+        io::ErrorKind::NotFound if artifact.exists() => {
+            "the program cannot be started: the dynamic loader it names is not on this node; link it statically"
+                .to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "the program cannot be started: it is not executable here (its file mode, or a noexec mount of the node's \
+             artifact folder)"
+                .to_owned()
+        }
+        io::ErrorKind::ArgumentListTooLong => {
+            "the program cannot be started: its arguments and environment are too long for the system".to_owned()
+        }
+        _ => format!("the program cannot be started: {error}"),
+    }
+}
+
+/// Logs both streams, each by a task of its own.
+fn follow_output(group: &mut Group, node: &Sender<ToNode>, ended: &watch::Receiver<bool>) -> JoinSet<()> {
+    let (stdout, stderr) = group.take_output();
+    let streams = [(stdout.map(OwnedFd::from), Level::Info), (stderr.map(OwnedFd::from), Level::Warn)];
+    let mut tasks = JoinSet::new();
+    for (stream, level) in streams {
+        let Some(stream) = stream else { continue };
+        let forward = lines::forward(stream, level, node.clone(), ended.clone(), |_| {});
+        tasks.spawn(async move {
+            if let Err(error) = forward.await {
+                tracing::warn!(%error, ?level, "output of the program was lost");
+            }
+        });
+    }
+    tasks
+}
+
+/// Waits for the end of the program, by itself or by Stop.
+async fn supervise(group: &mut Group, node: &Sender<ToNode>, inbox: &mut Inbox) -> ExitStatus {
+    let Inbox { calls, stop } = inbox;
+    let stopping = async {
+        let grace = crate::workload::stopped(stop).await;
+        tokio::time::Instant::now() + grace.min(std::time::Duration::from_secs(60 * 60))
+    };
+    tokio::pin!(stopping);
+    let mut kill_at = None;
+    loop {
+        tokio::select! {
+            status = group.exited() => return status,
+            deadline = &mut stopping, if kill_at.is_none() => {
+                group.signal(Signal::TERM);
+                kill_at = Some(deadline);
+            }
+            () = tokio::time::sleep_until(kill_at.unwrap_or_else(tokio::time::Instant::now)), if kill_at.is_some() => {
+                group.signal(Signal::KILL);
+                return group.exited().await;
+            }
+            Some(call) = calls.recv() => {
+                call::refuse(node, call.id, FailureKind::Function, "this workload is a service: it takes no calls").await;
+            }
+        }
+    }
+}
+
+fn exit(status: ExitStatus) -> Exit {
+    let message = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with status {code}"),
+        (None, Some(signal)) => match Signal::from_named_raw(signal) {
+            Some(named) => format!("ended by signal {signal} ({named:?})"),
+            None => format!("ended by signal {signal}"),
+        },
+        (None, None) => "ended".to_owned(),
+    };
+    Exit { code: status.code(), signal: status.signal(), message }
+}

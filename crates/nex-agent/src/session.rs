@@ -1,0 +1,206 @@
+//! The life of the link: Hello, Welcome, one Start, then calls until the workload ends.
+//!
+//! One task, on the main thread, owns the link's receiver and polls the workload beside it; neither waits for the
+//! other, so a Ping is answered while a workload starts, runs or stops. States: waiting for Welcome, waiting for Start,
+//! running, ended. In the end every call that came in has had its outcome, and Exited or Rejected was said once.
+
+use std::io;
+use std::pin::Pin;
+use std::process;
+use std::task::{self, Poll};
+use std::time::Duration;
+
+use nex_link::{LinkError, Receiver, Sender};
+use nex_protocol::link::VERSION;
+use nex_protocol::link::frame::MAX_LINK_FRAME;
+use nex_protocol::link::message::{FailureKind, Hello, Rejection, Start, ToAgent, ToNode, Welcome};
+use tokio::io::AsyncWrite;
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::call::{self, Call};
+use crate::guard::Groups;
+use crate::workload::{self, Context, Finish, Inbox};
+
+/// Time the node has to answer Hello.
+const WELCOME: Duration = Duration::from_secs(10);
+
+/// Time the workload has between TERM and KILL when the node is gone.
+const ORPHAN_GRACE: Duration = Duration::from_secs(1);
+
+/// Time for the last messages to leave.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// What ended a session before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The link broke, or carried something that does not belong on it.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The socket could not be used.
+    #[error("the link cannot be used: {0}")]
+    Socket(#[from] io::Error),
+    /// No Welcome in time.
+    #[error("the node did not answer Hello within {} s", WELCOME.as_secs())]
+    Silent,
+    /// The node is of another release.
+    #[error("the node speaks version {node} of the link, this agent version {VERSION}: install both from one release")]
+    Version {
+        /// What the node speaks.
+        node: u16,
+    },
+    /// A message out of its turn.
+    #[error("the node sent {0} out of turn")]
+    OutOfTurn(&'static str),
+}
+
+/// Serves a link until its workload has ended or the node is gone. To be awaited on the main thread.
+///
+/// # Errors
+/// [`SessionError`]: the workload has been ended all the same.
+pub async fn serve(stream: std::os::unix::net::UnixStream, groups: Groups) -> Result<(), SessionError> {
+    stream.set_nonblocking(true)?;
+    let (read, write) = UnixStream::from_std(stream)?.into_split();
+    let (written, all_written) = oneshot::channel();
+    let write = Tracked { write, _written: written };
+    let (node, mut link) = nex_link::open::<ToAgent, ToNode>(read, write, MAX_LINK_FRAME);
+    let result = live(&mut link, node, groups).await;
+    // The last sender is gone: the write task writes what is queued and ends.
+    let _ = tokio::time::timeout(FLUSH, all_written).await;
+    result
+}
+
+async fn live(link: &mut Receiver<ToAgent>, node: Sender<ToNode>, groups: Groups) -> Result<(), SessionError> {
+    let Some(welcome) = greet(link, &node).await? else { return Ok(()) };
+    let Some(start) = wait_for_start(link, &node).await? else { return Ok(()) };
+    run(link, node, welcome, start, groups).await
+}
+
+/// Hello and Welcome; none when the node left or changed its mind.
+async fn greet(link: &mut Receiver<ToAgent>, node: &Sender<ToNode>) -> Result<Option<Welcome>, SessionError> {
+    let hello = Hello { version: VERSION, agent_version: env!("CARGO_PKG_VERSION").to_owned(), pid: process::id() };
+    let _ = node.send(ToNode::Hello(hello)).await;
+    let answer = tokio::time::timeout(WELCOME, link.receive()).await.map_err(|_| SessionError::Silent)??;
+    match answer {
+        None | Some(ToAgent::Stop { .. }) => Ok(None),
+        Some(ToAgent::Welcome(welcome)) if welcome.version == VERSION => Ok(Some(welcome)),
+        Some(ToAgent::Welcome(welcome)) => Err(SessionError::Version { node: welcome.version }),
+        Some(other) => Err(SessionError::OutOfTurn(name(&other))),
+    }
+}
+
+/// The one Start; none when the node left or has no use for the agent.
+async fn wait_for_start(link: &mut Receiver<ToAgent>, node: &Sender<ToNode>) -> Result<Option<Start>, SessionError> {
+    loop {
+        match link.receive().await? {
+            None | Some(ToAgent::Stop { .. }) => return Ok(None),
+            Some(ToAgent::Start(start)) => return Ok(Some(*start)),
+            Some(ToAgent::Ping(number)) => pong(node, number).await,
+            Some(ToAgent::Invoke(id, ..)) => {
+                call::refuse(node, id, FailureKind::Killed, "no function has been started").await;
+            }
+            Some(other @ ToAgent::Welcome(_)) => return Err(SessionError::OutOfTurn(name(&other))),
+        }
+    }
+}
+
+/// The workload from start to end.
+async fn run(
+    link: &mut Receiver<ToAgent>,
+    node: Sender<ToNode>,
+    welcome: Welcome,
+    start: Start,
+    groups: Groups,
+) -> Result<(), SessionError> {
+    let (calls, incoming) = mpsc::channel(call::WAITING);
+    let (stop, stopped) = watch::channel(None);
+    let mut inbox = Inbox { calls: incoming, stop: stopped };
+    let context = Context { welcome, start, node: node.clone(), groups };
+    let mut result = Ok(());
+    let finish = {
+        let mut workload = std::pin::pin!(workload::run(context, &mut inbox));
+        tokio::select! {
+            finish = &mut workload => finish,
+            left = dispatch(link, &node, &calls, &stop) => {
+                // Gone or gone mad: either way nobody is there to take the workload's last words slowly.
+                result = left;
+                stop.send_if_modified(|grace| grace.replace(ORPHAN_GRACE).is_none_or(|before| before > ORPHAN_GRACE));
+                workload.await
+            }
+        }
+    };
+    drop(calls);
+    while let Some(call) = inbox.calls.recv().await {
+        call::refuse(&node, call.id, FailureKind::Killed, "the function ended before the call's turn came").await;
+    }
+    let last = match finish {
+        Finish::Rejected(message) => ToNode::Rejected(Rejection { message }),
+        Finish::Exited(exit) => ToNode::Exited(exit),
+    };
+    let _ = node.send(last).await;
+    result
+}
+
+/// Hands on what the node sends, until it is gone.
+async fn dispatch(
+    link: &mut Receiver<ToAgent>,
+    node: &Sender<ToNode>,
+    calls: &mpsc::Sender<Call>,
+    stop: &watch::Sender<Option<Duration>>,
+) -> Result<(), SessionError> {
+    loop {
+        match link.receive().await? {
+            None => return Ok(()),
+            Some(ToAgent::Ping(number)) => pong(node, number).await,
+            Some(ToAgent::Invoke(id, invoke, payload)) => {
+                // Never waits: a workload that does not take its calls must not hold up Ping and Stop.
+                if calls.try_send(Call::new(id, invoke, payload)).is_err() {
+                    call::refuse(node, id, FailureKind::Overloaded, "too many calls wait for this function").await;
+                }
+            }
+            Some(ToAgent::Stop { grace_ms }) => {
+                stop.send_replace(Some(Duration::from_millis(grace_ms)));
+            }
+            Some(ToAgent::Start(_)) => {
+                let message = "this agent has its workload already".to_owned();
+                let _ = node.send(ToNode::Rejected(Rejection { message })).await;
+            }
+            Some(other @ ToAgent::Welcome(_)) => return Err(SessionError::OutOfTurn(name(&other))),
+        }
+    }
+}
+
+async fn pong(node: &Sender<ToNode>, number: u64) {
+    let _ = node.send(ToNode::Pong(number)).await;
+}
+
+fn name(message: &ToAgent) -> &'static str {
+    match message {
+        ToAgent::Welcome(_) => "Welcome",
+        ToAgent::Start(_) => "Start",
+        ToAgent::Invoke(..) => "Invoke",
+        ToAgent::Stop { .. } => "Stop",
+        ToAgent::Ping(_) => "Ping",
+    }
+}
+
+/// The write half of the link; dropping it, which the write task does at its end, closes `_written`.
+struct Tracked {
+    write: OwnedWriteHalf,
+    _written: oneshot::Sender<()>,
+}
+
+impl AsyncWrite for Tracked {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.write).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.write).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.write).poll_shutdown(cx)
+    }
+}

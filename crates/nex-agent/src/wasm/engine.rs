@@ -1,0 +1,133 @@
+//! The engine: how code is compiled and where instances live.
+//!
+//! Instances come from a pool whose slots are reserved once and bounded by the workload's limits, so that an instance
+//! costs microseconds and the sum of them is known. Guest code is interrupted by epochs: [`Ticker`] counts them up, and
+//! at every tick a guest gives way to its runtime, which is where deadlines are enforced.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nex_protocol::link::message::Limits;
+use tokio::runtime::{Handle, Runtime};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+/// Time between epochs: the longest a guest keeps its thread for itself.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Size of a page of linear memory.
+const PAGE: u64 = 64 << 10;
+
+/// Most calls that run at once, whatever the limits say: each reserves address space.
+const MOST_SLOTS: u32 = 1024;
+
+/// Core instances in one component: the program itself and the adapters around it.
+const CORE_INSTANCES: u32 = 16;
+
+/// Memories in one component, or in one module.
+const MEMORIES: u32 = 4;
+
+/// Tables in one component, or in one module.
+const TABLES: u32 = 16;
+
+/// Bytes the engine itself may need to keep track of an instance.
+const INSTANCE_BYTES: usize = 4 << 20;
+
+/// Calls that run at the same time.
+pub(crate) fn slots(limits: &Limits) -> u32 {
+    limits.concurrency.clamp(1, MOST_SLOTS)
+}
+
+/// Largest linear memory: the limit in whole pages.
+fn memory_bytes(limits: &Limits) -> usize {
+    usize::try_from(limits.memory_bytes.div_ceil(PAGE).saturating_mul(PAGE).min(1 << 32)).unwrap_or(usize::MAX)
+}
+
+/// Makes the engine.
+pub(crate) fn create(limits: &Limits) -> wasmtime::Result<Engine> {
+    let slots = slots(limits);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(slots)
+        .total_core_instances(slots.saturating_mul(CORE_INSTANCES))
+        .total_memories(slots.saturating_mul(MEMORIES))
+        .total_tables(slots.saturating_mul(TABLES))
+        .total_stacks(slots)
+        .max_core_instances_per_component(CORE_INSTANCES)
+        .max_memories_per_component(MEMORIES)
+        .max_memories_per_module(MEMORIES)
+        .max_tables_per_component(TABLES)
+        .max_tables_per_module(TABLES)
+        .max_core_instance_size(INSTANCE_BYTES)
+        .max_component_instance_size(INSTANCE_BYTES)
+        .max_memory_size(memory_bytes(limits));
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .epoch_interruption(true)
+        // A trap is told by its first line; collecting names for a backtrace nobody sees costs every trap.
+        .wasm_backtrace_max_frames(None);
+    Engine::new(&config)
+}
+
+/// Counts epochs until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Ticker(Arc<AtomicBool>);
+
+impl Ticker {
+    /// Starts the thread.
+    pub(crate) fn start(engine: Engine) -> io::Result<Self> {
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        std::thread::Builder::new().name("epochs".to_owned()).spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                std::thread::sleep(TICK);
+                engine.increment_epoch();
+            }
+        })?;
+        Ok(Self(over))
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The runtime guest code runs on.
+#[derive(Debug)]
+pub(crate) struct Guests {
+    handle: Handle,
+    runtime: Option<Runtime>,
+}
+
+impl Guests {
+    /// Starts a thread for each processor.
+    pub(crate) fn start() -> io::Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("guest")
+            // Guests give way once in a tick. Were timers looked at as rarely as usual (every 61 polls), deadlines
+            // would pass unseen for half a second when all threads are busy.
+            .event_interval(1)
+            .enable_all()
+            .build()?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+
+    /// Where to spawn.
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Drop for Guests {
+    fn drop(&mut self) {
+        // Dropping a runtime waits for its threads, which is not allowed on a thread of another runtime.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

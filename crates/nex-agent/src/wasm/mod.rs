@@ -1,0 +1,111 @@
+//! WebAssembly functions: compiled once, a fresh instance for every call.
+//!
+//! The session's task owns the function and hands each call to a task of its own, on a runtime of its own ([`Guests`]):
+//! guest code that computes for long takes its share of the processors there, and never the time of the link. At most
+//! `limits.concurrency` calls run; more wait, until their deadline. [`engine`] and [`program`] make what is run,
+//! [`run_once`] runs it.
+
+mod cache;
+mod engine;
+mod memory;
+mod program;
+mod run_once;
+mod streams;
+
+use std::sync::Arc;
+
+use nex_link::Sender;
+use nex_protocol::link::message::{Failure, FailureKind, ToNode};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use self::engine::{Guests, Ticker};
+use self::run_once::Function;
+use crate::call::{self, Call};
+use crate::workload::{Context, Finish, Inbox};
+
+/// Runs a function's calls until it is told to stop.
+pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
+    let Context { welcome, start, node, .. } = context;
+    let concurrency = engine::slots(&start.limits);
+    let prepare = {
+        let node = node.clone();
+        move || prepare(&start, welcome.compiled_dir.as_deref(), node)
+    };
+    // Compiling takes as long as it takes, away from the threads that answer the node.
+    let prepared = tokio::select! {
+        prepared = tokio::task::spawn_blocking(prepare) => prepared,
+        _ = crate::workload::stopped(&mut inbox.stop) => return Finish::stopped_early(),
+    };
+    let (function, _ticker, guests) = match prepared {
+        Ok(Ok(prepared)) => prepared,
+        Ok(Err(why)) => return Finish::Rejected(why),
+        Err(error) => return Finish::Rejected(format!("the WebAssembly engine failed: {error}")),
+    };
+    let _ = node.send(ToNode::Started { process_group: None }).await;
+    serve(&function, &guests, concurrency, &node, inbox).await;
+    Finish::stopped()
+}
+
+type Prepared = (Arc<Function>, Ticker, Guests);
+
+fn prepare(
+    start: &nex_protocol::link::message::Start,
+    compiled_dir: Option<&std::path::Path>,
+    node: Sender<ToNode>,
+) -> Result<Prepared, String> {
+    let engine = engine::create(&start.limits).map_err(|error| format!("the WebAssembly engine failed: {error:#}"))?;
+    let program = program::prepare(&engine, start, compiled_dir).map_err(|error| error.to_string())?;
+    let ticker = Ticker::start(engine.clone()).map_err(|error| format!("no thread for the engine: {error}"))?;
+    let guests = Guests::start().map_err(|error| format!("no threads for the engine: {error}"))?;
+    let function = Function::new(engine, program, start, node);
+    Ok((Arc::new(function), ticker, guests))
+}
+
+/// Takes calls until told to stop, then lets those that run finish within the grace.
+async fn serve(function: &Arc<Function>, guests: &Guests, concurrency: u32, node: &Sender<ToNode>, inbox: &mut Inbox) {
+    let slots = Arc::new(Semaphore::new(concurrency as usize));
+    let mut running = JoinSet::new();
+    let grace = loop {
+        tokio::select! {
+            // Stop before a call that came before it: what has not begun by then is not begun any more.
+            biased;
+            grace = crate::workload::stopped(&mut inbox.stop) => break grace,
+            Some(call) = inbox.calls.recv() => {
+                if running.len() >= call::WAITING + concurrency as usize {
+                    call::refuse(node, call.id, FailureKind::Overloaded, "too many calls wait for this function").await;
+                    continue;
+                }
+                let task = take_turn(call, Arc::clone(&slots), Arc::clone(function), node.clone());
+                running.spawn_on(task, guests.handle());
+            }
+            Some(_) = running.join_next() => {}
+        }
+    };
+    slots.close();
+    let all = async { while running.join_next().await.is_some() {} };
+    if tokio::time::timeout(grace, all).await.is_err() {
+        function.give_up();
+        while running.join_next().await.is_some() {}
+    }
+}
+
+/// Waits for a slot, runs the call, answers it.
+async fn take_turn(call: Call, slots: Arc<Semaphore>, function: Arc<Function>, node: Sender<ToNode>) {
+    let waited_since = Instant::now();
+    let id = call.id;
+    let _slot = match tokio::time::timeout_at(call.deadline, slots.acquire()).await {
+        Ok(Ok(slot)) => slot,
+        Ok(Err(_closed)) => {
+            let stopped = Failure::new(FailureKind::Killed, "the function was stopped before the call's turn came");
+            return call::answer(&node, id, waited_since, Err(stopped)).await;
+        }
+        Err(_) => return call::answer(&node, id, waited_since, Err(call::overloaded())).await,
+    };
+    let begun = Instant::now();
+    let (outcome, stderr) = function.call(call).await;
+    call::answer(&node, id, begun, outcome).await;
+    // After the answer: whoever waits for it does not wait for the log.
+    stderr.deliver().await;
+}

@@ -1,0 +1,133 @@
+//! From an artifact to something that can be instantiated: recognised, compiled or loaded, linked, checked.
+//!
+//! Two forms are accepted under one contract: a core module that is a WASI preview 1 command, and a component that is
+//! a `wasi:cli` command. Everything that is wrong with an artifact is said here, at Start, not at its first call.
+
+use std::path::Path;
+
+use nex_protocol::link::message::Start;
+use wasmtime::component::{self, Component};
+use wasmtime::{Engine, ExternType, InstancePre, Linker, Module};
+use wasmtime_wasi::p1;
+use wasmtime_wasi::p2::bindings::CommandPre;
+
+use super::cache::Slot;
+use super::run_once::Guest;
+
+/// Linked against WASI and checked; instantiated for each call.
+pub(crate) enum Program {
+    /// A WASI preview 1 command.
+    Module(InstancePre<Guest>),
+    /// A `wasi:cli` command.
+    Component(CommandPre<Guest>),
+}
+
+/// Why an artifact is no function.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotAFunction {
+    #[error("the artifact cannot be read: {0}")]
+    Unreadable(#[from] std::io::Error),
+    #[error("not a WebAssembly module")]
+    NotWasm,
+    #[error("not a valid WebAssembly module: {0}")]
+    Invalid(String),
+    #[error("the module cannot be linked: {0}")]
+    Import(String),
+    #[error("the module exports no function _start: build it as a WASI command (a program with a main function)")]
+    NoStart,
+    #[error("the component is no wasi:cli command: {0}")]
+    NoRun(String),
+}
+
+/// What the first eight bytes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Module,
+    Component,
+}
+
+fn form(artifact: &[u8]) -> Option<Form> {
+    // Magic, then version (16 bits) and layer (16 bits); components have layer 1.
+    match artifact.first_chunk::<8>()? {
+        [0, b'a', b's', b'm', 1, 0, 0, 0] => Some(Form::Module),
+        [0, b'a', b's', b'm', _, _, 1, 0] => Some(Form::Component),
+        _ => None,
+    }
+}
+
+/// Prepares an artifact.
+pub(crate) fn prepare(engine: &Engine, start: &Start, folder: Option<&Path>) -> Result<Program, NotAFunction> {
+    let artifact = std::fs::read(&start.artifact)?;
+    let slot = Slot::new(engine, folder, &start.sha256);
+    match form(&artifact).ok_or(NotAFunction::NotWasm)? {
+        Form::Module => link_module(engine, &module(engine, &artifact, slot.as_ref())?),
+        Form::Component => link_component(engine, &component(engine, &artifact, slot.as_ref())?),
+    }
+}
+
+fn module(engine: &Engine, artifact: &[u8], slot: Option<&Slot>) -> Result<Module, NotAFunction> {
+    // SAFETY: `deserialize_file` runs what is in the file, so the file must be what `Module::serialize` of this engine
+    // wrote. The folder is the node's own, of mode 0700, reached by no workload; files in it are made by `Slot::store`
+    // only, appear whole, and are named for the engine's compatibility hash, which the engine checks once more.
+    let deserialize = |file: &Path| unsafe { Module::deserialize_file(engine, file) };
+    if let Some(module) = slot.and_then(|slot| slot.load(deserialize)) {
+        return Ok(module);
+    }
+    let module = Module::from_binary(engine, artifact).map_err(|error| NotAFunction::Invalid(one_line(&error)))?;
+    if let (Some(slot), Ok(code)) = (slot, module.serialize()) {
+        slot.store(&code);
+    }
+    Ok(module)
+}
+
+fn component(engine: &Engine, artifact: &[u8], slot: Option<&Slot>) -> Result<Component, NotAFunction> {
+    // SAFETY: as for modules, above.
+    let deserialize = |file: &Path| unsafe { Component::deserialize_file(engine, file) };
+    if let Some(component) = slot.and_then(|slot| slot.load(deserialize)) {
+        return Ok(component);
+    }
+    let component =
+        Component::from_binary(engine, artifact).map_err(|error| NotAFunction::Invalid(one_line(&error)))?;
+    if let (Some(slot), Ok(code)) = (slot, component.serialize()) {
+        slot.store(&code);
+    }
+    Ok(component)
+}
+
+fn link_module(engine: &Engine, module: &Module) -> Result<Program, NotAFunction> {
+    match module.get_export("_start") {
+        Some(ExternType::Func(start)) if start.params().len() == 0 && start.results().len() == 0 => {}
+        _ => return Err(NotAFunction::NoStart),
+    }
+    let mut linker = Linker::new(engine);
+    p1::add_to_linker_async(&mut linker, |guest: &mut Guest| guest.wasi())
+        .and_then(|()| linker.instantiate_pre(module))
+        .map(Program::Module)
+        .map_err(|error| NotAFunction::Import(one_line(&error)))
+}
+
+fn link_component(engine: &Engine, component: &Component) -> Result<Program, NotAFunction> {
+    let mut linker = component::Linker::<Guest>::new(engine);
+    let linked = wasmtime_wasi::p2::add_to_linker_async(&mut linker)
+        .and_then(|()| linker.instantiate_pre(component))
+        .map_err(|error| NotAFunction::Import(one_line(&error)))?;
+    CommandPre::new(linked).map(Program::Component).map_err(|error| NotAFunction::NoRun(one_line(&error)))
+}
+
+/// The whole chain of an error in one line.
+fn one_line(error: &wasmtime::Error) -> String {
+    format!("{error:#}").lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_components_and_everything_else_are_told_apart() {
+        assert_eq!(form(b"\0asm\x01\0\0\0..."), Some(Form::Module));
+        assert_eq!(form(b"\0asm\x0d\0\x01\0..."), Some(Form::Component));
+        assert_eq!(form(b"\0asm"), None);
+        assert_eq!(form(b"export default 1"), None);
+    }
+}

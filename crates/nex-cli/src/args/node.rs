@@ -1,0 +1,112 @@
+//! Commands about nodes.
+
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::workload::key_value;
+
+/// `nex node …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Start a node and run it until a signal comes
+    Up(UpArgs),
+    /// List the nodes that answer
+    #[command(alias = "list")]
+    Ls(LsArgs),
+    /// Show one node and the workloads of the namespace on it
+    Info(InfoArgs),
+    /// Check a configuration file and start nothing
+    Check(CheckArgs),
+}
+
+/// `nex node up`
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Configuration file [default: ./config.json when there is one]
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) overrides: NodeOverrides,
+}
+
+/// What flags may change of a configuration.
+#[derive(Debug, Args)]
+pub(crate) struct NodeOverrides {
+    /// Run workloads as plain processes, without isolation
+    #[arg(long, env = "NEX_NODE_NOSANDBOX", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
+    pub(crate) no_sandbox: Option<bool>,
+    /// Start a nats-server of the node's own
+    #[arg(long, value_enum, value_name = "SOURCE")]
+    pub(crate) nats: Option<NatsSource>,
+    /// Tags of the node; may be repeated or separated by commas
+    #[arg(long, env = "NEX_NODE_TAGS", value_delimiter = ',', value_parser = tag, value_name = "KEY=VALUE")]
+    tags: Vec<(String, String)>,
+    /// Directory for the node's identity and state
+    #[arg(long, env = "NEX_STATE_DIR", value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Group of nodes this one belongs to [default: nexus]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) nexus: Option<String>,
+}
+
+impl NodeOverrides {
+    /// The tags that were given.
+    pub(crate) fn tags(&self) -> Vec<(String, String)> {
+        self.tags.iter().filter(|(key, _)| !key.is_empty()).cloned().collect()
+    }
+}
+
+/// A tag; nothing at all stands for none, so that the environment variable may be set to nothing.
+fn tag(text: &str) -> Result<(String, String), String> {
+    if text.is_empty() { Ok((String::new(), String::new())) } else { key_value(text) }
+}
+
+/// Where NATS comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NatsSource {
+    /// A nats-server that the node starts and supervises
+    Embedded,
+    /// The server that the connection flags name
+    External,
+}
+
+/// `nex node ls`
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// Show nexus, uptime, sandbox, operating system and architecture too
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `nex node info`
+#[derive(Debug, Args)]
+pub(crate) struct InfoArgs {
+    /// Id of the node, the beginning of it (4 characters or more), or its name
+    #[arg(value_name = "NODE")]
+    pub(crate) node: String,
+    /// Show type, state, restarts and triggers of the workloads too
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `nex node check`
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", default_value = "config.json", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) overrides: NodeOverrides,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,63 @@
+//! What the commands do, one module each.
+
+mod devrun;
+mod node_check;
+mod node_info;
+mod node_ls;
+mod node_reference;
+mod node_up;
+mod placement;
+mod run;
+mod session;
+mod stop;
+mod version;
+mod workload;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::CommandFactory;
+
+use crate::args::{Cli, Command, NodeCommand};
+use crate::failure;
+use crate::logging::{self, Audience};
+
+/// Runs the command that was written.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
+    let result = dispatch(cli);
+    match result {
+        // A reader that stops reading (`nex node ls | head -1`) has what it wanted.
+        Err(error) if failure::is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        other => other,
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode> {
+    let Cli { global, command } = cli;
+    let audience =
+        if matches!(command, Command::Node(NodeCommand::Up(_))) { Audience::Node } else { Audience::Command };
+    logging::start(&global.logging, audience)?;
+    match command {
+        Command::Node(NodeCommand::Up(args)) => node_up::run(&global, &args).map(|()| ExitCode::SUCCESS),
+        Command::Node(NodeCommand::Check(args)) => node_check::run(&args),
+        Command::Node(NodeCommand::Ls(args)) => client_command(node_ls::run(&global, &args)),
+        Command::Node(NodeCommand::Info(args)) => client_command(node_info::run(&global, &args)),
+        Command::Devrun(args) => client_command(devrun::run(&global, &args)),
+        Command::Run(args) => client_command(run::run(&global, &args)),
+        Command::Stop(args) => client_command(stop::run(&global, &args)),
+        Command::Version { json } => version::run(json).map(|()| ExitCode::SUCCESS),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "nex", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Runs a command that talks to NATS. One thread: starting more takes longer than most commands do.
+fn client_command(command: impl Future<Output = Result<()>>) -> Result<ExitCode> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(command)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,86 @@
+//! `nex node up`: a node, until a signal comes.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nex_node::Overrides;
+use nex_node::config::{Config, Loaded};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::session;
+use crate::args::{GlobalArgs, NatsSource, NodeOverrides, UpArgs};
+
+/// The file that is used when none is named.
+const DEFAULT_CONFIG: &str = "config.json";
+
+/// Exit code of a node that was told twice to end.
+const INTERRUPTED: i32 = 130;
+
+pub(super) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<()> {
+    let config = load(args.config.as_deref())?;
+    let nats = session::resolve(global)?.settings;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let result = runtime.block_on(async {
+        // From here on no signal ends the process by itself.
+        let interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+        let terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+        nex_node::run(config, overrides(&args.overrides), nats, shutdown(interrupt, terminate)).await?;
+        Ok(())
+    });
+    // Whatever still blocks in the background must not keep an ended node from exiting.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// What the flags change of a configuration.
+pub(super) fn overrides(args: &NodeOverrides) -> Overrides {
+    Overrides {
+        no_sandbox: args.no_sandbox,
+        tags: args.tags(),
+        state_dir: args.state_dir.clone(),
+        nats_embedded: args.nats == Some(NatsSource::Embedded),
+        nexus: args.nexus.clone(),
+    }
+}
+
+fn load(path: Option<&Path>) -> Result<Config> {
+    let default = Path::new(DEFAULT_CONFIG);
+    let path = match path {
+        Some(path) => path,
+        None if default.exists() => default,
+        None => {
+            tracing::info!("no --config given and there is no ./{DEFAULT_CONFIG}: the defaults are used");
+            return Ok(Config::default());
+        }
+    };
+    match Config::load(path) {
+        Ok(Loaded { config, warnings }) => {
+            for warning in warnings {
+                tracing::warn!("{}: {warning}", path.display());
+            }
+            tracing::info!("configuration loaded from {}", path.display());
+            Ok(config)
+        }
+        Err(errors) => bail!("{}: {}", path.display(), errors.problems.join("; ")),
+    }
+}
+
+/// Resolves at the first signal; the second one ends the process at once.
+async fn shutdown(mut interrupt: Signal, mut terminate: Signal) {
+    let first = next(&mut interrupt, &mut terminate).await;
+    tracing::info!(signal = first, "stopping the node; a second signal ends it at once");
+    tokio::spawn(async move {
+        let second = next(&mut interrupt, &mut terminate).await;
+        eprintln!("nex: {second} again: ended without stopping in order");
+        std::process::exit(INTERRUPTED);
+    });
+}
+
+async fn next(interrupt: &mut Signal, terminate: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    }
+}

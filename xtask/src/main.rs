@@ -1,0 +1,98 @@
+//! `cargo xtask`: what a newcomer and the CI do with the workspace.
+//!
+//! Everything that it installs goes into the project's own `.tools` folder (Rust targets and components are rustup's
+//! matter), nothing needs root, and every command may be run again at any time.
+
+mod build;
+mod cargo;
+mod check;
+mod elf;
+mod install;
+mod layout;
+mod narrate;
+mod setup;
+mod steps;
+mod test;
+mod tool;
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+use steps::Steps;
+
+const USAGE: &str = "\
+Usage: cargo xtask COMMAND
+
+  demo             run the whole walk-through for real: server, node, three workloads, requests, replies
+  test [-- ARGS]   run all tests; ARGS go to `cargo test`
+  check            run the static checks: formatting, lints, documentation, licences
+  ci               run check, demo and test
+  build            build nex, its agent and the examples
+  setup            install what the others need and this machine lacks (they do it by themselves)";
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[OsString]) -> Result<()> {
+    let (command, rest) = match arguments.split_first() {
+        Some((command, rest)) => (command.to_str().unwrap_or_default(), rest),
+        None => ("help", arguments),
+    };
+    if !rest.is_empty() && command != "test" {
+        bail!("`cargo xtask {command}` takes no arguments\n\n{USAGE}");
+    }
+    match command {
+        "setup" => setup::run().map(drop),
+        "build" => build::run(),
+        "demo" => demo(),
+        "test" => test::run(rest),
+        "check" => check(),
+        "ci" => ci(),
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("there is no `cargo xtask {other}`\n\n{USAGE}"),
+    }
+}
+
+/// Builds everything, then becomes the demo: so a Ctrl-C is the demo's to handle, not ours.
+fn demo() -> Result<()> {
+    let error = prepare_demo()?.exec();
+    Err(error).context("cannot start the demo")
+}
+
+fn prepare_demo() -> Result<Command> {
+    let tools = setup::run()?;
+    build::run()?;
+    let mut command = Command::new(layout::profile_folder().join("nex-demo"));
+    command.current_dir(layout::root());
+    tools.announce_to(&mut command);
+    Ok(command)
+}
+
+fn check() -> Result<()> {
+    let mut steps = Steps::new();
+    check::run(&mut steps)?;
+    steps.close()
+}
+
+/// What `.ci/run` does, with the durations in one table.
+fn ci() -> Result<()> {
+    let mut steps = Steps::new();
+    check::run(&mut steps)?;
+    steps.run("demo", || cargo::succeed(&mut prepare_demo()?));
+    steps.run("test", || test::run(&[]));
+    steps.close()
+}
