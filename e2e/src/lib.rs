@@ -188,7 +188,7 @@ impl Events {
     /// When the server refuses.
     pub async fn subscribe(nats: &async_nats::Client) -> Result<Self> {
         let events = nats.subscribe("$NEX.events.>").await?;
-        nats.flush().await?;
+        round_trip(nats).await?;
         Ok(Self(events))
     }
 
@@ -208,6 +208,18 @@ impl Events {
         };
         tokio::time::timeout(PATIENCE, wanted).await.with_context(|| format!("no {kind} event in time"))?
     }
+}
+
+/// Waits until the server has handled what a client sent before: a flush only writes.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn round_trip(nats: &async_nats::Client) -> Result<()> {
+    let inbox = nats.new_inbox();
+    let mut echo = nats.subscribe(inbox.clone()).await?;
+    nats.publish(inbox, "".into()).await?;
+    tokio::time::timeout(PATIENCE, echo.next()).await?.context("the connection ended")?;
+    Ok(())
 }
 
 /// Runs a check until it holds, or time is up: for what no event tells.

@@ -16,7 +16,8 @@ fn code(error: &anyhow::Error) -> Option<Code> {
 
 #[tokio::test]
 async fn an_artifact_over_the_limit_is_refused_before_it_is_fetched() -> Result<()> {
-    let world = World::with(json!({"node_limits": {"max_workload_bytes": 100_000, "max_total_bytes": 150_000}})).await?;
+    let world =
+        World::with(json!({"node_limits": {"max_workload_bytes": 100_000, "max_total_bytes": 150_000}})).await?;
     let large = format!("() => 1 //{}", "x".repeat(200_000));
     let error = world.function("large", WorkloadType::V8, large.as_bytes(), "large").await.unwrap_err();
     assert_eq!(code(&error), Some(Code::ArtifactTooLarge), "{error}");
@@ -64,7 +65,10 @@ async fn an_object_whose_bytes_are_not_its_digests_is_refused() -> Result<()> {
     let mut deployment = world.deployment("f", WorkloadType::V8, &sha256)?;
     deployment.trigger_subjects = vec!["f".parse()?];
     let error = world.send(&deployment).await.unwrap_err();
-    assert!(error.to_string().contains("Failed to cache workload bytes") || error.code() == Some(Code::HashMismatch), "{error}");
+    assert!(
+        error.to_string().contains("Failed to cache workload bytes") || error.code() == Some(Code::HashMismatch),
+        "{error}"
+    );
     let left: Vec<_> = std::fs::read_dir(world.node.state_dir().join("artifacts"))?.collect();
     assert!(left.is_empty(), "{left:?}");
     Ok(())

@@ -65,7 +65,9 @@ async fn a_throwing_function_answers_with_its_error_at_once() -> Result<()> {
 #[tokio::test]
 async fn a_script_with_a_syntax_error_or_no_function_is_refused_with_the_reason() -> Result<()> {
     let world = World::start().await?;
-    for (source, part) in [("(s, p) => { return", "SyntaxError"), ("let a = 1;", "function"), ("export const a = 1;", "default")] {
+    for (source, part) in
+        [("(s, p) => { return", "SyntaxError"), ("let a = 1;", "function"), ("export const a = 1;", "default")]
+    {
         let error = world.function("bad", V8, source.as_bytes(), "bad").await.unwrap_err();
         assert!(error.to_string().contains("Failed to deploy workload: workload rejected by agent: "), "{error}");
         assert!(error.to_string().contains(part), "{source}: {error}");
@@ -90,11 +92,15 @@ async fn a_script_that_loops_for_ever_times_out_and_the_next_call_works() -> Res
 
 #[tokio::test]
 async fn a_script_that_allocates_for_ever_fails_its_call_and_nothing_else() -> Result<()> {
-    let world = World::with(json!({"functions": {"timeout_ms": 20000}, "machine_template": {"memsize_mib": 64}})).await?;
+    let world =
+        World::with(json!({"functions": {"timeout_ms": 20000}, "machine_template": {"memsize_mib": 64}})).await?;
     world.function("bystander", V8, b"() => 'fine'", "bystander").await?;
     for (name, source) in [
         ("heap", "(s, p) => { if (!p.length) return 'fine'; const k = []; for (;;) k.push({ a: [k.length] }); }"),
-        ("buffers", "(s, p) => { if (!p.length) return 'fine'; const k = []; for (;;) k.push(new Uint8Array(1 << 24).fill(1)); }"),
+        (
+            "buffers",
+            "(s, p) => { if (!p.length) return 'fine'; const k = []; for (;;) k.push(new Uint8Array(1 << 24).fill(1)); }",
+        ),
     ] {
         world.function(name, V8, source.as_bytes(), name).await?;
         let (code, text) = failure(&world.call(name, "x").await?).unwrap();
@@ -153,8 +159,9 @@ async fn a_script_has_no_permissions_and_a_frozen_environment() -> Result<()> {
 async fn console_lines_are_published_with_their_level() -> Result<()> {
     let world = World::start().await?;
     let mut logs = world.nats.subscribe("$NEX.logs.>").await?;
-    world.nats.flush().await?;
-    let workload = world.function("talk", V8, b"() => { console.log('said', { a: 1 }); console.error('cried'); }", "talk").await?;
+    nex_e2e::round_trip(&world.nats).await?;
+    let workload =
+        world.function("talk", V8, b"() => { console.log('said', { a: 1 }); console.error('cried'); }", "talk").await?;
     world.call("talk", "").await?;
     let mut seen = vec![];
     while seen.len() < 2 {

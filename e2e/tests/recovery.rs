@@ -18,7 +18,8 @@ async fn node_and_triggers_come_back_by_themselves_when_nats_does() -> Result<()
     world.server.restart().await?;
     let nats = world.server.client().await?;
     eventually("the trigger answers", || async {
-        let request = async_nats::Request::new().payload("x".into()).timeout(Some(std::time::Duration::from_millis(500)));
+        let request =
+            async_nats::Request::new().payload("x".into()).timeout(Some(std::time::Duration::from_millis(500)));
         nats.send_request("f", request).await.is_ok_and(|reply| body(&reply).is_ok_and(|body| body == b"x"))
     })
     .await?;
@@ -106,22 +107,34 @@ async fn node_with_agent(server: &NatsServer, agent: &str) -> Result<(Process, t
     Ok((Process::spawn("node with another agent", command).await?, dir))
 }
 
-#[tokio::test]
-async fn a_node_whose_agents_talk_nonsense_hang_or_die_stays_up_and_refuses_deploys() -> Result<()> {
+/// Whatever the agent does, the node answers, refuses deploys with a reason, and ends in order.
+async fn refuses_deploys_with(agent: &str) -> Result<()> {
     let server = NatsServer::start().await?;
     let nats = server.client().await?;
-    for agent in ["#!/bin/sh\necho garbage >&0; sleep 1000\n", "#!/bin/sh\nexec sleep 1000\n", "#!/bin/sh\nexit 3\n"] {
-        let (process, _dir) = node_with_agent(&server, agent).await?;
-        let client = nex_client::Client::new(nats.clone(), Default::default(), std::time::Duration::from_secs(2));
-        eventually("the node answers", || async { client.ping_nodes().await.is_ok_and(|nodes| nodes.len() == 1) }).await?;
-        let id = client.ping_nodes().await?.pop().context("a node")?.node_id;
-        let world = Deployer { client, nats: nats.clone(), node: id };
-        let error = world.deploy().await.unwrap_err();
-        assert!(error.to_string().contains("Failed to get agent client from pool: no available agent client in pool"), "{error}");
-        assert!(process.is_running());
-        assert_eq!(process.terminate(nex_e2e::PATIENCE).await?.code(), Some(0));
-    }
+    let (process, _dir) = node_with_agent(&server, agent).await?;
+    let client = nex_client::Client::new(nats.clone(), Default::default(), std::time::Duration::from_secs(2));
+    eventually("the node answers", || async { client.ping_nodes().await.is_ok_and(|nodes| nodes.len() == 1) }).await?;
+    let node = client.ping_nodes().await?.pop().context("a node")?.node_id;
+    let error = Deployer { client, nats, node }.deploy().await.unwrap_err().to_string();
+    assert!(error.contains("Failed to get agent client from pool: no available agent client in pool: "), "{error}");
+    assert!(process.is_running());
+    assert_eq!(process.terminate(nex_e2e::PATIENCE).await?.code(), Some(0));
     Ok(())
+}
+
+#[tokio::test]
+async fn a_node_whose_agents_talk_nonsense_stays_up_and_refuses_deploys() -> Result<()> {
+    refuses_deploys_with("#!/bin/sh\necho garbage >&0; sleep 1000\n").await
+}
+
+#[tokio::test]
+async fn a_node_whose_agents_hang_stays_up_and_refuses_deploys() -> Result<()> {
+    refuses_deploys_with("#!/bin/sh\nexec sleep 1000\n").await
+}
+
+#[tokio::test]
+async fn a_node_whose_agents_die_stays_up_and_refuses_deploys() -> Result<()> {
+    refuses_deploys_with("#!/bin/sh\nexit 3\n").await
 }
 
 /// Deploys one function without a [`World`].

@@ -28,7 +28,7 @@ async fn pid_from(path: &std::path::Path) -> Result<u32> {
 async fn a_service_gets_its_environment_and_nothing_else() -> Result<()> {
     let world = World::start().await?;
     let mut logs = world.nats.subscribe("$NEX.logs.default.>").await?;
-    world.nats.flush().await?;
+    nex_e2e::round_trip(&world.nats).await?;
     let env = std::fs::read("/usr/bin/env")?;
     let sha256 = world.put("env", &env).await?;
     let mut deployment = world.deployment("env", Native, &sha256)?;
@@ -89,11 +89,15 @@ async fn an_essential_service_restarts_with_backoff_after_a_failure_and_keeps_it
     let dir = tempfile::tempdir()?;
     let runs = dir.path().join("runs");
     // Fails three times, then stays.
-    let script = format!("echo x >> {0}; [ $(/usr/bin/wc -l < {0}) -ge 4 ] || exit 3; exec /bin/sleep 1000", runs.display());
+    let script =
+        format!("echo x >> {0}; [ $(/usr/bin/wc -l < {0}) -ge 4 ] || exit 3; exec /bin/sleep 1000", runs.display());
     let workload = world.shell_service("phoenix", &script, true).await?;
     for attempt in 1..=3 {
         let event = events.next("workload_restarting").await?;
-        assert_eq!((event["attempt"].as_u64(), event["workload_id"].as_str()), (Some(attempt), Some(workload.id.as_str())));
+        assert_eq!(
+            (event["attempt"].as_u64(), event["workload_id"].as_str()),
+            (Some(attempt), Some(workload.id.as_str()))
+        );
         assert!(event["delay_ms"].as_u64().unwrap() <= 200);
     }
     eventually("it runs again", || async {
@@ -134,7 +138,10 @@ async fn an_essential_service_comes_back_after_its_agent_was_killed_and_the_old_
     let workload = world.shell_service("vital", &script, true).await?;
     let first = pid_from(&pid).await?;
     let mut events = world.events().await?;
-    rustix::process::kill_process(rustix::process::Pid::from_raw(parent(first) as i32).unwrap(), rustix::process::Signal::KILL)?;
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(parent(first) as i32).unwrap(),
+        rustix::process::Signal::KILL,
+    )?;
     events.next("workload_restarting").await?;
     eventually("another process runs it", || async { pid_from(&pid).await.is_ok_and(|now| now != first) }).await?;
     eventually("the old process is gone", || async { !is_alive(first) }).await?;
@@ -151,7 +158,10 @@ async fn an_agent_that_hangs_is_replaced() -> Result<()> {
     let first = pid_from(&pid).await?;
     let agent = parent(first);
     let mut events = world.events().await?;
-    rustix::process::kill_process(rustix::process::Pid::from_raw(agent as i32).unwrap(), rustix::process::Signal::STOP)?;
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(agent as i32).unwrap(),
+        rustix::process::Signal::STOP,
+    )?;
     let event = events.next("workload_restarting").await?;
     assert!(event["message"].as_str().unwrap().contains("hangs"), "{event}");
     eventually("the hung agent and its service are gone", || async { !is_alive(agent) && !is_alive(first) }).await?;
@@ -163,7 +173,10 @@ async fn a_node_that_is_told_to_stop_ends_its_services_and_exits_with_0() -> Res
     let world = World::start().await?;
     let dir = tempfile::tempdir()?;
     let pid = dir.path().join("pid");
-    let script = format!("trap 'echo bye > {0}.bye; exit 0' TERM; echo $$ > {0}; while :; do /bin/sleep 0.05; done", pid.display());
+    let script = format!(
+        "trap 'echo bye > {0}.bye; exit 0' TERM; echo $$ > {0}; while :; do /bin/sleep 0.05; done",
+        pid.display()
+    );
     world.shell_service("polite", &script, false).await?;
     let service = pid_from(&pid).await?;
     let below = descendants(world.node.process().pid());
@@ -190,10 +203,8 @@ async fn nothing_outlives_a_node_that_is_killed() -> Result<()> {
     let below = descendants(world.node.process().pid());
     assert!(below.contains(&service) && below.len() >= 4, "{below:?}");
     world.node.kill().await?;
-    eventually("agents, engines and services end by themselves", || async {
-        below.iter().all(|pid| !is_alive(*pid))
-    })
-    .await?;
+    eventually("agents, engines and services end by themselves", || async { below.iter().all(|pid| !is_alive(*pid)) })
+        .await?;
     Ok(())
 }
 
@@ -202,7 +213,10 @@ async fn a_flood_of_output_neither_stops_the_node_nor_the_service() -> Result<()
     let world = World::start().await?;
     let dir = tempfile::tempdir()?;
     let done = dir.path().join("done");
-    let script = format!("i=0; while [ $i -lt 200000 ]; do echo line $i; i=$((i+1)); done; echo 1 > {}; exec /bin/sleep 1000", done.display());
+    let script = format!(
+        "i=0; while [ $i -lt 200000 ]; do echo line $i; i=$((i+1)); done; echo 1 > {}; exec /bin/sleep 1000",
+        done.display()
+    );
     world.shell_service("flood", &script, false).await?;
     let began = std::time::Instant::now();
     world.info().await?;

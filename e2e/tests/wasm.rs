@@ -38,7 +38,8 @@ async fn what_is_not_webassembly_is_refused() -> Result<()> {
     let library = module("(module (func (export \"add\") (result i32) i32.const 1))");
     let error = world.function("bad", Wasm, &library, "bad").await.unwrap_err();
     assert!(error.to_string().contains("_start"), "{error}");
-    let foreign = module(r#"(module (import "env" "magic" (func)) (memory (export "memory") 1) (func (export "_start")))"#);
+    let foreign =
+        module(r#"(module (import "env" "magic" (func)) (memory (export "memory") 1) (func (export "_start")))"#);
     let error = world.function("bad", Wasm, &foreign, "bad").await.unwrap_err();
     assert!(error.to_string().contains("magic"), "{error}");
     Ok(())

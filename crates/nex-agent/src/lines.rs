@@ -110,7 +110,10 @@ pub(crate) async fn forward(
     loop {
         // Asked before the pipe: what was written before the end is in the pipe when the end is known.
         let over = *ended.borrow_and_update();
-        let read = match pipe.try_read(&mut buffer) {
+        // Then the pipe itself is asked, not the reactor's memory of it, which may not have heard of the last bytes.
+        let read =
+            if over { rustix::io::read(&pipe, &mut buffer).map_err(Into::into) } else { pipe.try_read(&mut buffer) };
+        let read = match read {
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && over => break,

@@ -18,6 +18,7 @@ use tokio::io::AsyncWrite;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::call::{self, Call};
 use crate::guard::Groups;
@@ -28,6 +29,9 @@ const WELCOME: Duration = Duration::from_secs(10);
 
 /// Time the workload has between TERM and KILL when the node is gone.
 const ORPHAN_GRACE: Duration = Duration::from_secs(1);
+
+/// No grace is longer; keeps the arithmetic on clocks total.
+const LONGEST_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Time for the last messages to leave.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -125,7 +129,7 @@ async fn run(
             left = dispatch(link, &node, &calls, &stop) => {
                 // Gone or gone mad: either way nobody is there to take the workload's last words slowly.
                 result = left;
-                stop.send_if_modified(|grace| grace.replace(ORPHAN_GRACE).is_none_or(|before| before > ORPHAN_GRACE));
+                end_within(&stop, ORPHAN_GRACE);
                 workload.await
             }
         }
@@ -147,7 +151,7 @@ async fn dispatch(
     link: &mut Receiver<ToAgent>,
     node: &Sender<ToNode>,
     calls: &mpsc::Sender<Call>,
-    stop: &watch::Sender<Option<Duration>>,
+    stop: &watch::Sender<Option<Instant>>,
 ) -> Result<(), SessionError> {
     loop {
         match link.receive().await? {
@@ -160,7 +164,7 @@ async fn dispatch(
                 }
             }
             Some(ToAgent::Stop { grace_ms }) => {
-                stop.send_replace(Some(Duration::from_millis(grace_ms)));
+                end_within(stop, Duration::from_millis(grace_ms));
             }
             Some(ToAgent::Start(_)) => {
                 let message = "this agent has its workload already".to_owned();
@@ -169,6 +173,18 @@ async fn dispatch(
             Some(other @ ToAgent::Welcome(_)) => return Err(SessionError::OutOfTurn(name(&other))),
         }
     }
+}
+
+/// Tells the workload to end; never later than it was told before.
+fn end_within(stop: &watch::Sender<Option<Instant>>, grace: Duration) {
+    let until = Instant::now() + grace.min(LONGEST_GRACE);
+    stop.send_if_modified(|before| {
+        let nearer = before.is_none_or(|before| until < before);
+        if nearer {
+            *before = Some(until);
+        }
+        nearer
+    });
 }
 
 async fn pong(node: &Sender<ToNode>, number: u64) {

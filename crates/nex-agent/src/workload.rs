@@ -4,12 +4,11 @@
 //! and ends as a [`Finish`]. It is polled by the session on the main thread, so that processes it starts are children
 //! of that thread and end with it.
 
-use std::time::Duration;
-
 use nex_link::Sender;
 use nex_protocol::link::message::{Exit, Start, ToNode, Welcome};
 use nex_protocol::name::WorkloadType;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::call::Call;
 use crate::guard::Groups;
@@ -28,22 +27,51 @@ pub(crate) struct Context {
     pub(crate) groups: Groups,
 }
 
+/// When a workload is to have ended; none while it may run.
+pub(crate) type Stop = watch::Receiver<Option<Instant>>;
+
 /// What reaches a workload while it runs.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     /// Calls of a function.
     pub(crate) calls: mpsc::Receiver<Call>,
-    /// Set once: end, within this time.
-    pub(crate) stop: watch::Receiver<Option<Duration>>,
+    /// Once it is set: end, by this time. It may be drawn nearer afterwards.
+    pub(crate) stop: Stop,
 }
 
-/// Resolves when the workload is to end, with the time it has for that. Cancel-safe.
-pub(crate) async fn stopped(stop: &mut watch::Receiver<Option<Duration>>) -> Duration {
-    match stop.wait_for(Option::is_some).await {
-        Ok(grace) => grace.unwrap_or_default(),
-        // The session is gone: nobody is left to wait for.
-        Err(_) => Duration::ZERO,
+/// Resolves when the workload is to end. Cancel-safe.
+pub(crate) async fn stopped(stop: &mut Stop) {
+    // An error means that the session is gone: nobody is left to run for.
+    let _ = stop.wait_for(Option::is_some).await;
+}
+
+/// Resolves when the time for ending in good order is up, also when it is drawn nearer meanwhile. Cancel-safe.
+pub(crate) async fn out_of_grace(stop: &mut Stop) {
+    loop {
+        let Some(until) = *stop.borrow_and_update() else { return };
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => return,
+            changed = stop.changed() => if changed.is_err() { return },
+        }
     }
+}
+
+/// One of the two things a workload hears about its end.
+pub(crate) enum Sign {
+    /// It is to end.
+    Stop,
+    /// Its time for that is up.
+    OutOfGrace,
+}
+
+/// The next sign, for a workload that is `stopping` already or not. Cancel-safe.
+pub(crate) async fn next_sign(stop: &mut Stop, stopping: bool) -> Sign {
+    if stopping {
+        out_of_grace(stop).await;
+        return Sign::OutOfGrace;
+    }
+    stopped(stop).await;
+    Sign::Stop
 }
 
 /// How a workload's life ended.

@@ -257,6 +257,27 @@ async fn exhausting_memory_is_told_and_the_next_call_works() {
 }
 
 #[tokio::test]
+async fn a_small_memory_limit_is_enough_for_a_small_function() {
+    let (mut node, started) =
+        try_function("export default (s: string, p) => p", |start| start.limits.memory_bytes = 8 << 20).await;
+    started.unwrap();
+    assert_eq!(node.call(1, "fine").await.as_deref(), Ok("fine"));
+}
+
+#[tokio::test]
+async fn long_console_output_is_cut_into_lines() {
+    let source = "() => { console.log('a'.repeat(16000) + '\\n' + '\u{1F600}'.repeat(10000)) }";
+    let mut node = function(source).await;
+    node.invoke(1, "").await;
+    assert_eq!(node.log().await.1, "a".repeat(16000));
+    let mut rest = String::new();
+    while rest.chars().count() < 10_000 {
+        rest += &node.log().await.1;
+    }
+    assert_eq!(rest, "\u{1F600}".repeat(10_000));
+}
+
+#[tokio::test]
 async fn a_reply_too_large_is_told() {
     let limits = Limits { reply_bytes: 1000, ..LIMITS };
     let (mut node, started) =

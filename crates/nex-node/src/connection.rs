@@ -24,3 +24,11 @@ pub async fn for_workload(own: &Client, wanted: Option<&NatsConnection>, id: &st
     }
     settings.connect().await.map_err(|error| format!("the workload connection: {error}"))
 }
+
+/// Waits until the server has handled what this client sent before: a flush only writes. Nobody listens on the
+/// subject, which the server says at once.
+pub async fn round_trip(client: &Client) {
+    let nobody = format!("_nex.round_trip.{}", nuid::next());
+    let answer = client.request(nobody, bytes::Bytes::new());
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), answer).await;
+}

@@ -159,6 +159,8 @@ async fn drain(
     }
     serving.shutdown().await;
     drop(pid_file);
+    // Before its server goes, so that nobody is told of a lost connection.
+    let _ = tokio::time::timeout(LAST_WORDS, shared.nats.drain()).await;
     if let Some(embedded) = embedded {
         embedded.stop().await;
     }

@@ -106,13 +106,18 @@ pub(crate) fn nats_server() -> Result<PathBuf> {
 }
 
 /// Takes from a command what the person at the keyboard has set up for nex and NATS: servers, contexts, credentials,
-/// folders. What names a tool stays.
+/// folders. What names a tool stays, and is named where the person has not: tests run with the tools of the set-up.
 pub fn forget_user(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let settings = text.starts_with("NEX_") || text.starts_with("NATS_");
         if settings && text != NEX_DENO && text != NEX_NATS_SERVER {
             command.env_remove(&name);
+        }
+    }
+    for (variable, tool) in [(NEX_DENO, deno()), (NEX_NATS_SERVER, nats_server())] {
+        if let Ok(path) = tool {
+            command.env(variable, path);
         }
     }
 }

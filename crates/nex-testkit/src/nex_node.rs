@@ -85,9 +85,6 @@ impl NexNodeBuilder {
         if let Some((user, password)) = &self.account {
             command.env("NATS_USER", user).env("NATS_PASSWORD", password);
         }
-        if let Ok(deno) = binaries::deno() {
-            command.env("NEX_DENO", deno);
-        }
         command.envs(self.environment);
 
         let name = self.config.pointer("/tags/node_name").and_then(Value::as_str).unwrap_or_default().to_owned();

@@ -149,8 +149,8 @@ impl Walkthrough {
     async fn wait_for_node(&self) -> Result<String> {
         let end = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = self.node.as_ref().and_then(Process::exit_status) {
-                bail!("the node ended at its start ({status})");
+            if let Some(node) = self.node.as_ref().filter(|node| !node.is_running()) {
+                bail!("the node ended at its start ({})", node.wait().await?);
             }
             // As long as no node answers the command fails, as it should.
             match self.shell.quietly(&["node", "ls", "--json"]).await {

@@ -15,7 +15,7 @@ use super::protocol::FromWorker;
 use super::worker::{Ended, Event, Settings, Worker};
 use super::{LOAD, memory, reply};
 use crate::call::{self, Call};
-use crate::workload::{self, Finish, Inbox};
+use crate::workload::{self, Finish, Inbox, Sign};
 
 /// Time a worker has to show that JavaScript gives way, once a call has missed its deadline.
 const GIVE_WAY: Duration = Duration::from_millis(100);
@@ -49,16 +49,15 @@ pub(crate) struct Function {
     look: Interval,
     /// Deaths with no call to blame, lately.
     deaths: VecDeque<Instant>,
-    /// Set by Stop: when calls that still run are given up.
-    stopping_until: Option<Instant>,
+    /// Nothing new begins.
+    stopping: bool,
     /// Outcomes of calls that were never asked for.
     strays: u64,
 }
 
 /// What a function waits for.
 enum Happening {
-    Stop(Duration),
-    StopOver,
+    Stop(Sign),
     Call(Call),
     Worker(Event),
     Deadline,
@@ -102,7 +101,7 @@ impl Function {
             pings: 0,
             look,
             deaths: VecDeque::new(),
-            stopping_until: None,
+            stopping: false,
             strays: 0,
         }
     }
@@ -111,12 +110,12 @@ impl Function {
     pub(crate) async fn run(mut self, inbox: &mut Inbox) -> Finish {
         let finish = loop {
             self.dispatch().await;
-            if self.stopping_until.is_some() && self.calls.idle() {
+            if self.stopping && self.calls.idle() {
                 break Finish::stopped();
             }
             match self.next(inbox).await {
-                Happening::Stop(grace) => self.stop(grace).await,
-                Happening::StopOver => break Finish::stopped(),
+                Happening::Stop(Sign::Stop) => self.stop().await,
+                Happening::Stop(Sign::OutOfGrace) => break Finish::stopped(),
                 Happening::Call(call) => self.take(call).await,
                 Happening::Worker(event) => self.hear(event).await,
                 Happening::Deadline => self.expire().await,
@@ -141,7 +140,7 @@ impl Function {
     }
 
     async fn next(&mut self, inbox: &mut Inbox) -> Happening {
-        let stopping = self.stopping_until;
+        let stopping = self.stopping;
         let deadline = self.calls.next_deadline();
         let stuck_at = self.probe.map(|(_, until)| until);
         let (loading, absent, quiet) = (self.loading_until, self.worker.is_none(), self.calls.quiet());
@@ -154,21 +153,20 @@ impl Function {
         tokio::select! {
             // What the worker said counts before the clock does: a reply that is there in time is in time.
             biased;
-            grace = workload::stopped(&mut inbox.stop), if stopping.is_none() => Happening::Stop(grace),
+            sign = workload::next_sign(&mut inbox.stop, stopping) => Happening::Stop(sign),
             event = worker => Happening::Worker(event),
-            () = at(stopping) => Happening::StopOver,
             () = at(deadline) => Happening::Deadline,
             () = at(stuck_at) => Happening::Stuck,
             () = at(loading) => Happening::LoadOver,
             _ = self.look.tick(), if !quiet => Happening::Look,
-            () = tokio::time::sleep_until(self.replace_at), if absent && stopping.is_none() => Happening::Replace,
+            () = tokio::time::sleep_until(self.replace_at), if absent && !stopping => Happening::Replace,
             Some(call) = inbox.calls.recv() => Happening::Call(call),
         }
     }
 
     async fn take(&mut self, call: Call) {
         let node = &self.settings.node;
-        if self.stopping_until.is_some() {
+        if self.stopping {
             return call::refuse(node, call.id, FailureKind::Killed, "the function is being stopped").await;
         }
         match self.calls.enqueue(call) {
@@ -337,9 +335,8 @@ impl Function {
         }
     }
 
-    async fn stop(&mut self, grace: Duration) {
-        let longest = Duration::from_secs(60 * 60);
-        self.stopping_until = Some(Instant::now() + grace.min(longest));
+    async fn stop(&mut self) {
+        self.stopping = true;
         for call in self.calls.drain_queue() {
             let why = "the function was stopped before the call's turn came";
             call::refuse(&self.settings.node, call.id, FailureKind::Killed, why).await;

@@ -38,7 +38,7 @@ pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
     };
     let loaded = tokio::select! {
         loaded = tokio::time::timeout(LOAD, loaded(&mut worker)) => loaded,
-        _ = workload::stopped(&mut inbox.stop) => return Finish::stopped_early(),
+        () = workload::stopped(&mut inbox.stop) => return Finish::stopped_early(),
     };
     match loaded {
         Ok(Loaded::Yes) => {}

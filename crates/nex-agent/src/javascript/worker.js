@@ -102,13 +102,25 @@ async function nextFrame() {
 
 function log(level, text) {
   if (text.endsWith("\n")) text = text.slice(0, -1);
-  for (let at = 0; at === 0 || at < text.length; at += LOG_TEXT) {
-    send(KIND.log, 0n, { level, text: text.slice(at, at + LOG_TEXT) });
+  while (text.length > LOG_TEXT) {
+    const end = cut(text);
+    send(KIND.log, 0n, { level, text: text.slice(0, end) });
+    text = text.slice(text[end] === "\n" ? end + 1 : end);
   }
+  send(KIND.log, 0n, { level, text });
+}
+
+// Where to cut a text that is too long for one frame: between lines, otherwise at least between characters.
+function cut(text) {
+  const line = text.lastIndexOf("\n", LOG_TEXT);
+  if (line > 0) return line;
+  const last = text.charCodeAt(LOG_TEXT - 1);
+  return last >= 0xd800 && last < 0xdc00 ? LOG_TEXT - 1 : LOG_TEXT;
 }
 
 // Deno's own console prints to stdout, which is the socket; an instance with another printer formats the same.
 function ourConsole() {
+  if (Console === undefined) return plainConsole();
   const levels = ["DEBUG", "INFO", "WARN", "ERROR"];
   let trace = null;
   const printed = new Console((text, level) => {
@@ -128,6 +140,15 @@ function ourConsole() {
     }
   };
   return printed;
+}
+
+// For a Deno that does not show its console's class: no formats, no groups, no tables, but the output.
+function plainConsole() {
+  const printer = (level) => (...args) => {
+    log(level, args.map((arg) => (typeof arg === "string" ? arg : inspect(arg))).join(" "));
+  };
+  const [debug, info, warn, error] = ["DEBUG", "INFO", "WARN", "ERROR"].map(printer);
+  return { debug, trace: debug, log: info, info, dir: info, table: info, warn, error };
 }
 
 // ---------------------------------------------------------------- errors

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::process::{self, Group};
-use crate::workload::{Context, Finish, Inbox};
+use crate::workload::{self, Context, Finish, Inbox, Sign};
 use crate::{call, lines};
 
 /// Runs a service.
@@ -98,23 +98,20 @@ fn follow_output(group: &mut Group, node: &Sender<ToNode>, ended: &watch::Receiv
 /// Waits for the end of the program, by itself or by Stop.
 async fn supervise(group: &mut Group, node: &Sender<ToNode>, inbox: &mut Inbox) -> ExitStatus {
     let Inbox { calls, stop } = inbox;
-    let stopping = async {
-        let grace = crate::workload::stopped(stop).await;
-        tokio::time::Instant::now() + grace.min(std::time::Duration::from_secs(60 * 60))
-    };
-    tokio::pin!(stopping);
-    let mut kill_at = None;
+    let mut stopping = false;
     loop {
         tokio::select! {
             status = group.exited() => return status,
-            deadline = &mut stopping, if kill_at.is_none() => {
-                group.signal(Signal::TERM);
-                kill_at = Some(deadline);
-            }
-            () = tokio::time::sleep_until(kill_at.unwrap_or_else(tokio::time::Instant::now)), if kill_at.is_some() => {
-                group.signal(Signal::KILL);
-                return group.exited().await;
-            }
+            sign = workload::next_sign(stop, stopping) => match sign {
+                Sign::Stop => {
+                    group.signal(Signal::TERM);
+                    stopping = true;
+                }
+                Sign::OutOfGrace => {
+                    group.signal(Signal::KILL);
+                    return group.exited().await;
+                }
+            },
             Some(call) = calls.recv() => {
                 call::refuse(node, call.id, FailureKind::Function, "this workload is a service: it takes no calls").await;
             }

@@ -6,7 +6,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Thread;
 use std::time::Duration;
 
 use nex_protocol::link::message::Limits;
@@ -70,28 +71,60 @@ pub(crate) fn create(limits: &Limits) -> wasmtime::Result<Engine> {
     Engine::new(&config)
 }
 
-/// Counts epochs until it is dropped.
+/// Counts epochs while calls run. While none do its thread sleeps: a thousand idle functions cost nothing.
 #[derive(Debug)]
-pub(crate) struct Ticker(Arc<AtomicBool>);
+pub(crate) struct Ticker {
+    calls: Arc<AtomicUsize>,
+    thread: Thread,
+}
+
+/// Keeps the epochs counted.
+#[derive(Debug)]
+pub(crate) struct Ticking<'a>(&'a Ticker);
+
+/// Set in the count of calls when the ticker is gone.
+const OVER: usize = 1 << (usize::BITS - 1);
 
 impl Ticker {
     /// Starts the thread.
     pub(crate) fn start(engine: Engine) -> io::Result<Self> {
-        let over = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&over);
-        std::thread::Builder::new().name("epochs".to_owned()).spawn(move || {
-            while !told.load(Ordering::Relaxed) {
-                std::thread::sleep(TICK);
-                engine.increment_epoch();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let thread = std::thread::Builder::new().name("epochs".to_owned()).spawn(move || {
+            loop {
+                match counted.load(Ordering::Acquire) {
+                    // Woken by `tick`; a wake-up that came before is not lost, one too many does no harm.
+                    0 => std::thread::park(),
+                    calls if calls & OVER != 0 => return,
+                    _ => {
+                        std::thread::sleep(TICK);
+                        engine.increment_epoch();
+                    }
+                }
             }
         })?;
-        Ok(Self(over))
+        Ok(Self { calls, thread: thread.thread().clone() })
+    }
+
+    /// Counts epochs at least until the answer is dropped.
+    pub(crate) fn tick(&self) -> Ticking<'_> {
+        if self.calls.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.thread.unpark();
+        }
+        Ticking(self)
     }
 }
 
 impl Drop for Ticker {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.calls.fetch_or(OVER, Ordering::AcqRel);
+        self.thread.unpark();
+    }
+}
+
+impl Drop for Ticking<'_> {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use self::engine::{Guests, Ticker};
 use self::run_once::Function;
 use crate::call::{self, Call};
-use crate::workload::{Context, Finish, Inbox};
+use crate::workload::{self, Context, Finish, Inbox};
 
 /// Runs a function's calls until it is told to stop.
 pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
@@ -36,9 +36,9 @@ pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
     // Compiling takes as long as it takes, away from the threads that answer the node.
     let prepared = tokio::select! {
         prepared = tokio::task::spawn_blocking(prepare) => prepared,
-        _ = crate::workload::stopped(&mut inbox.stop) => return Finish::stopped_early(),
+        () = workload::stopped(&mut inbox.stop) => return Finish::stopped_early(),
     };
-    let (function, _ticker, guests) = match prepared {
+    let (function, guests) = match prepared {
         Ok(Ok(prepared)) => prepared,
         Ok(Err(why)) => return Finish::Rejected(why),
         Err(error) => return Finish::Rejected(format!("the WebAssembly engine failed: {error}")),
@@ -48,7 +48,7 @@ pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
     Finish::stopped()
 }
 
-type Prepared = (Arc<Function>, Ticker, Guests);
+type Prepared = (Arc<Function>, Guests);
 
 fn prepare(
     start: &nex_protocol::link::message::Start,
@@ -59,19 +59,19 @@ fn prepare(
     let program = program::prepare(&engine, start, compiled_dir).map_err(|error| error.to_string())?;
     let ticker = Ticker::start(engine.clone()).map_err(|error| format!("no thread for the engine: {error}"))?;
     let guests = Guests::start().map_err(|error| format!("no threads for the engine: {error}"))?;
-    let function = Function::new(engine, program, start, node);
-    Ok((Arc::new(function), ticker, guests))
+    let function = Function::new(engine, ticker, program, start, node);
+    Ok((Arc::new(function), guests))
 }
 
 /// Takes calls until told to stop, then lets those that run finish within the grace.
 async fn serve(function: &Arc<Function>, guests: &Guests, concurrency: u32, node: &Sender<ToNode>, inbox: &mut Inbox) {
     let slots = Arc::new(Semaphore::new(concurrency as usize));
     let mut running = JoinSet::new();
-    let grace = loop {
+    loop {
         tokio::select! {
             // Stop before a call that came before it: what has not begun by then is not begun any more.
             biased;
-            grace = crate::workload::stopped(&mut inbox.stop) => break grace,
+            () = workload::stopped(&mut inbox.stop) => break,
             Some(call) = inbox.calls.recv() => {
                 if running.len() >= call::WAITING + concurrency as usize {
                     call::refuse(node, call.id, FailureKind::Overloaded, "too many calls wait for this function").await;
@@ -82,12 +82,17 @@ async fn serve(function: &Arc<Function>, guests: &Guests, concurrency: u32, node
             }
             Some(_) = running.join_next() => {}
         }
-    };
+    }
     slots.close();
-    let all = async { while running.join_next().await.is_some() {} };
-    if tokio::time::timeout(grace, all).await.is_err() {
-        function.give_up();
-        while running.join_next().await.is_some() {}
+    let mut told = false;
+    loop {
+        tokio::select! {
+            ended = running.join_next() => if ended.is_none() { return },
+            () = workload::out_of_grace(&mut inbox.stop), if !told => {
+                function.give_up();
+                told = true;
+            }
+        }
     }
 }
 

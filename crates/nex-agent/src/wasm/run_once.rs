@@ -11,6 +11,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{I32Exit, WasiCtxBuilder, WasiCtxView, WasiView};
 
+use super::engine::Ticker;
 use super::memory::MemoryLimit;
 use super::program::Program;
 use super::streams::{Reply, Stderr};
@@ -44,6 +45,7 @@ impl WasiView for Guest {
 /// A function that can be called.
 pub(crate) struct Function {
     engine: Engine,
+    ticker: Ticker,
     program: Program,
     environment: nex_protocol::Environment,
     limits: Limits,
@@ -52,9 +54,9 @@ pub(crate) struct Function {
 }
 
 impl Function {
-    pub(crate) fn new(engine: Engine, program: Program, start: &Start, node: Sender<ToNode>) -> Self {
+    pub(crate) fn new(engine: Engine, ticker: Ticker, program: Program, start: &Start, node: Sender<ToNode>) -> Self {
         let (environment, limits) = (start.environment.clone(), start.limits);
-        Self { engine, program, environment, limits, node, given_up: watch::Sender::new(false) }
+        Self { engine, ticker, program, environment, limits, node, given_up: watch::Sender::new(false) }
     }
 
     /// Ends every call that still runs.
@@ -68,6 +70,7 @@ impl Function {
         let deadline = call.deadline;
         let mut store = self.store(call, &reply, &stderr);
         let mut given_up = self.given_up.subscribe();
+        let _ticking = self.ticker.tick();
         let ended = tokio::select! {
             biased;
             _ = given_up.wait_for(|given_up| *given_up) => {

@@ -13,7 +13,7 @@ use tracing::{error, info};
 use super::Control;
 use crate::artifact::parse_sha256;
 use crate::config::AutostartWorkload;
-use crate::workload::{Spec, actor, unix_now};
+use crate::workload::{Spec, actor, unix_now, unix_now_ms};
 
 impl Control {
     pub(super) async fn deploy(&self, namespace: Namespace, body: &[u8]) -> Result<RunResponse, Fault> {
@@ -75,7 +75,7 @@ impl Control {
             issuer: claims.iss,
             claim: request.workload_jwt,
             trigger_connection: request.trigger_connection.or(request.host_services),
-            deployed_at: unix_now(),
+            deployed_at_ms: unix_now_ms(),
             restored: true,
         })
     }
@@ -188,7 +188,7 @@ async fn autostart_one(control: &Control, workload: &AutostartWorkload, issuer: 
         issuer: issuer.to_owned(),
         claim: String::new(),
         trigger_connection: None,
-        deployed_at: unix_now(),
+        deployed_at_ms: unix_now_ms(),
         // The configuration starts it again; a record would start it twice.
         restored: false,
     };

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use crate::connection::round_trip;
 use crate::workload::actor::Shared;
 
 pub use deploy::autostart;
@@ -98,7 +99,7 @@ impl Control {
                 }
             });
         }
-        self.shared.nats.flush().await?;
+        round_trip(&self.shared.nats).await;
         Ok(serving)
     }
 

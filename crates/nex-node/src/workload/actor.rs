@@ -183,7 +183,7 @@ impl Actor {
         self.shared.table.remove(&self.id);
         self.set_state(State::Gone);
         if self.deployed {
-            info!(workload = %self.spec.name, id = %self.id, code, message, "workload ended");
+            info!(workload = %self.spec.name, id = %self.id, code, reason = message, "workload ended");
             let event = Event::WorkloadUndeployed {
                 workload_name: self.spec.name.to_string(),
                 workload_id: self.id.clone(),
@@ -262,7 +262,7 @@ impl Actor {
     /// Waits before a restart; false when it is to be stopped instead.
     async fn back_off(&mut self, attempt: u32, delay: Duration, message: &str) -> bool {
         self.set_state(State::Backoff);
-        warn!(workload = %self.spec.name, id = %self.id, attempt, ?delay, message, "workload failed; it is restarted");
+        warn!(workload = %self.spec.name, id = %self.id, attempt, ?delay, reason = message, "workload failed; it is restarted");
         let event = Event::WorkloadRestarting {
             workload_name: self.spec.name.to_string(),
             workload_id: self.id.clone(),

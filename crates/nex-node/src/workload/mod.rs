@@ -53,8 +53,8 @@ pub struct Spec {
     pub claim: String,
     /// Connection to subscribe to triggers on, when not the node's.
     pub trigger_connection: Option<NatsConnection>,
-    /// When it was deployed, seconds since 1970.
-    pub deployed_at: u64,
+    /// When it was deployed, milliseconds since 1970.
+    pub deployed_at_ms: u64,
     /// Whether it is started again when the node comes back.
     pub restored: bool,
 }
@@ -62,7 +62,7 @@ pub struct Spec {
 impl Spec {
     /// Time since it was deployed.
     pub fn age(&self) -> Duration {
-        let deployed = SystemTime::UNIX_EPOCH + Duration::from_secs(self.deployed_at);
+        let deployed = SystemTime::UNIX_EPOCH + Duration::from_millis(self.deployed_at_ms);
         SystemTime::now().duration_since(deployed).unwrap_or_default()
     }
 }
@@ -70,6 +70,12 @@ impl Spec {
 /// Seconds since 1970.
 pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Milliseconds since 1970.
+pub fn unix_now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What is kept on disk of a workload.

@@ -167,7 +167,7 @@ impl Table {
     /// All workloads, oldest first.
     pub fn all(&self) -> Vec<Arc<Workload>> {
         let mut all: Vec<_> = self.lock().workloads.values().cloned().collect();
-        all.sort_by(|a, b| (a.spec.deployed_at, &a.id).cmp(&(b.spec.deployed_at, &b.id)));
+        all.sort_by(|a, b| (a.spec.deployed_at_ms, &a.id).cmp(&(b.spec.deployed_at_ms, &b.id)));
         all
     }
 

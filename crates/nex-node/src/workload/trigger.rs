@@ -23,6 +23,7 @@ use tracing::debug;
 
 use super::call::Gate;
 use super::{Counters, Spec};
+use crate::connection::round_trip;
 use crate::publisher::Publisher;
 
 /// Header with the status of a failed call.
@@ -73,7 +74,7 @@ impl Triggers {
                 }
             });
         }
-        client.flush().await.map_err(|error| format!("cannot subscribe: {error}"))?;
+        round_trip(client).await;
         Ok(Self { _subscriptions: subscriptions })
     }
 }
