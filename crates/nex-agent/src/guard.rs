@@ -64,3 +64,50 @@ fn wait_for_hang_up(link: &OwnedFd) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_hang_up_and_the_end_of_what_the_node_says_are_both_noticed() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        wait_for_hang_up(&ours.into());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.shutdown(Shutdown::Write).unwrap();
+        wait_for_hang_up(&ours.into());
+    }
+
+    #[test]
+    fn data_is_no_hang_up() {
+        use std::io::Write;
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"data").unwrap();
+        let (said, heard) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            wait_for_hang_up(&ours.into());
+            said.send(()).unwrap();
+        });
+        assert!(heard.recv_timeout(Duration::from_millis(50)).is_err());
+        drop(theirs);
+        heard.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+
+    #[test]
+    fn groups_that_were_struck_out_are_not_killed() {
+        use std::os::unix::process::CommandExt;
+        let mut sleeper = std::process::Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
+        let leader = Pid::from_raw(i32::try_from(sleeper.id()).unwrap()).unwrap();
+        let groups = Groups::default();
+        groups.enter(leader);
+        groups.strike(leader);
+        groups.kill();
+        assert!(sleeper.try_wait().unwrap().is_none());
+        groups.enter(leader);
+        groups.kill();
+        assert!(!sleeper.wait().unwrap().success());
+    }
+}

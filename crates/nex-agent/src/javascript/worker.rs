@@ -172,6 +172,8 @@ impl Worker {
         }
         let status = self.group.exited().await;
         self.over.send_replace(true);
+        // What it logged is delivered; whatever else it still had to say comes too late.
+        while self.events.recv().await.is_some() {}
         if let Some(stderr) = self.stderr.take() {
             let _ = stderr.await;
         }

@@ -365,7 +365,9 @@ impl Actor {
         });
         let refusal = match answer.await {
             Ok(Ok(Some(ToNode::Started { process_group }))) => {
-                hosted.place.note_process_group(process_group);
+                // A JavaScript worker is replaced now and then; the number would go stale, and its agent ends it.
+                let lasting = process_group.filter(|_| !self.spec.r#type.is_function());
+                hosted.place.note_process_group(lasting);
                 return Ok(hosted);
             }
             Ok(Ok(Some(ToNode::Rejected(rejection)))) => {
