@@ -66,7 +66,7 @@ async fn a_throwing_function_answers_with_its_error_at_once() -> Result<()> {
 async fn a_script_with_a_syntax_error_or_no_function_is_refused_with_the_reason() -> Result<()> {
     let world = World::start().await?;
     for (source, part) in
-        [("(s, p) => { return", "SyntaxError"), ("let a = 1;", "function"), ("export const a = 1;", "default")]
+        [("(s, p) => { return", "syntax error at 1:19"), ("let a = 1;", "function"), ("export const a = 1;", "default")]
     {
         let error = world.function("bad", V8, source.as_bytes(), "bad").await.unwrap_err();
         assert!(error.to_string().contains("Failed to deploy workload: workload rejected by agent: "), "{error}");

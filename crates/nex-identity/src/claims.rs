@@ -64,7 +64,7 @@ pub struct Claims {
     /// Expiry, seconds since 1970; 0 for none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub exp: i64,
-    /// Id: base32 of SHA-512/256 over the standard claims.
+    /// Id: base32 of SHA-512/256 over the standard claims, so not over `nats`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub jti: String,
     /// When it was signed, seconds since 1970.
@@ -83,7 +83,7 @@ pub struct Claims {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sub: String,
     /// Data: `hash`, `name`, and `version`, which is 2.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub nats: Map<String, Value>,
 }
 
@@ -124,10 +124,12 @@ impl Claims {
         self.iss = issuer.public_key();
         self.iat = now;
         self.jti = String::new();
-        self.nats.insert("version".to_owned(), 2.into());
-        // As jwt.go does: the id is a digest of the claims without it.
+        // As jwt.go does: the id is a digest of the standard claims, without itself and without the data.
+        let data = std::mem::take(&mut self.nats);
         let standard = serde_json::to_vec(&self).map_err(|e| sign_error(&e))?;
         self.jti = BASE32_NOPAD.encode(&Sha512_256::digest(&standard));
+        self.nats = data;
+        self.nats.insert("version".to_owned(), 2.into());
         let header = Header { typ: "JWT".to_owned(), alg: "ed25519-nkey".to_owned() };
         let mut token = encode(&header).map_err(|e| sign_error(&e))?;
         token.push('.');

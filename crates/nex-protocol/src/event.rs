@@ -18,18 +18,19 @@ pub struct CloudEvent {
     pub source: String,
     /// Which kind of event; see [`Event::kind`].
     pub r#type: String,
-    /// When it happened, RFC 3339.
-    pub time: String,
     /// Always `application/json`.
     pub datacontenttype: String,
+    /// When it happened, RFC 3339.
+    pub time: String,
+    /// What happened; see [`Event`].
+    pub data: serde_json::Value,
     /// Extension attribute of Go Nex on workload events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// What happened; see [`Event`].
-    pub data: serde_json::Value,
 }
 
-/// What a node reports. The serialized form is the `data` of its [`CloudEvent`].
+/// What a node reports. The serialized form is the `data` of its [`CloudEvent`]; members that Go Nex 0.2.7 does not
+/// send come after those it does.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Event {
@@ -40,6 +41,7 @@ pub enum Event {
         /// Node id.
         id: String,
         /// Its tags.
+        #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
         tags: std::collections::BTreeMap<String, String>,
     },
     /// The node has left.
@@ -58,6 +60,7 @@ pub enum Event {
         /// Time since start, as [`crate::uptime`] prints it.
         uptime: String,
         /// Its tags.
+        #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
         tags: std::collections::BTreeMap<String, String>,
         /// Workloads on the node.
         running_machines: usize,
@@ -66,10 +69,10 @@ pub enum Event {
     WorkloadDeployed {
         /// Name of the workload.
         workload_name: String,
-        /// Its id.
-        workload_id: String,
         /// Always 0.
         code: i32,
+        /// Its id.
+        workload_id: String,
         /// Whether it is restarted when it fails.
         essential: bool,
         /// Size of its artifact, bytes.
@@ -79,12 +82,12 @@ pub enum Event {
     WorkloadUndeployed {
         /// Name of the workload.
         workload_name: String,
-        /// Its id.
-        workload_id: String,
         /// Exit code; -1 when it had none.
         code: i32,
         /// Why it ended.
         message: String,
+        /// Its id.
+        workload_id: String,
     },
     /// A workload is started again after a delay.
     WorkloadRestarting {
@@ -103,27 +106,27 @@ pub enum Event {
     FunctionExecSucceeded {
         /// Name of the workload.
         workload_name: String,
-        /// Its id.
-        workload_id: String,
         /// Subject of the message that triggered it.
         trigger_subject: String,
         /// Run time in the engine.
         elapsed_nanos: u64,
         /// Namespace of the workload.
         namespace: String,
+        /// Its id.
+        workload_id: String,
     },
     /// A function failed; its caller was told.
     FunctionExecFailed {
         /// Name of the workload.
         workload_name: String,
-        /// Its id.
-        workload_id: String,
         /// Subject of the message that triggered it.
         trigger_subject: String,
         /// Namespace of the workload.
         namespace: String,
         /// Text of the error.
         error: String,
+        /// Its id.
+        workload_id: String,
     },
 }
 
