@@ -20,8 +20,7 @@ type connection struct {
 	UserSeed string `json:"nats_user_seed"`
 }
 
-// The members of net/url.URL in the order of the Go releases up to 1.22, with which 0.2.7 was built; later ones have
-// another.
+// The members of net/url.URL in the order they had when 0.2.7 was built (Go 1.22); later releases have another.
 type location struct {
 	Scheme      string
 	Opaque      string

@@ -1,5 +1,7 @@
 //! Bad requests on the control interface: each is answered with its own error, and the node goes on.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
+
 use anyhow::Result;
 use nex_e2e::World;
 use nex_identity::{Claims, Issuer, XKeyPair};
@@ -9,6 +11,11 @@ use nex_testkit::NatsServer;
 use serde_json::{Value, json};
 
 const BIG_SERVER: &str = "max_payload: 16777216";
+
+fn unix_now() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_secs()).unwrap()
+}
 
 /// The refusal on a subject.
 async fn refusal(world: &World, subject: &str, kind: &str, body: Vec<u8>) -> (Option<Code>, String) {
@@ -160,39 +167,25 @@ async fn only_who_deployed_a_workload_may_stop_it() -> Result<()> {
     let world = World::start().await?;
     let workload = world.function("f", WorkloadType::V8, b"() => 1", "f").await?;
     let subject = |namespace: &str| format!("$NEX.STOP.{namespace}.{}", world.node.id());
-    let body = |id: &str, claims: Claims, issuer: &Issuer| {
-        let jwt = claims.sign(issuer, 1_700_000_000).unwrap();
+    let now = unix_now();
+    let body = |id: &str, claims: Claims, issuer: &Issuer, at: i64| {
+        let jwt = claims.sign(issuer, at).unwrap();
         json!({"workload_id": id, "workload_jwt": jwt, "target_node": world.node.id()}).to_string().into_bytes()
     };
-    let other = Issuer::generate();
+    let (own, other, id) = (&world.issuer, Issuer::generate(), workload.id.as_str());
+    let (default, others) = (subject("default"), subject("others"));
+    let invalid = Code::InvalidStopClaim;
+    let deploy = Claims::deploy("f", &"ab".repeat(32));
     let cases = [
-        (
-            subject("default"),
-            body(&workload.id, Claims::stop("f"), &other),
-            Code::InvalidStopClaim,
-            "Invalid stop request: the issuer",
-        ),
-        (
-            subject("default"),
-            body(&workload.id, Claims::stop("g"), &world.issuer),
-            Code::InvalidStopClaim,
-            "Invalid stop request: the claim is for another",
-        ),
-        (
-            subject("default"),
-            body("nothing", Claims::stop("f"), &world.issuer),
-            Code::NoSuchWorkload,
-            "No such workload",
-        ),
-        (
-            subject("others"),
-            body(&workload.id, Claims::stop("f"), &world.issuer),
-            Code::NoSuchWorkload,
-            "No such workload",
-        ),
+        (&default, body(id, Claims::stop("f"), &other, now), invalid, "Invalid stop request: the issuer"),
+        (&default, body(id, Claims::stop("g"), own, now), invalid, "Invalid stop request: the claim is for another"),
+        (&default, body(id, deploy, own, now), invalid, "Invalid stop request: the claim is one to deploy"),
+        (&default, body(id, Claims::stop("f"), own, now - 60), invalid, "Invalid stop request: the claim is older"),
+        (&default, body("nothing", Claims::stop("f"), own, now), Code::NoSuchWorkload, "No such workload"),
+        (&others, body(id, Claims::stop("f"), own, now), Code::NoSuchWorkload, "No such workload"),
     ];
     for (subject, body, code, start) in cases {
-        let (got, message) = refusal(&world, &subject, kind::STOP, body).await;
+        let (got, message) = refusal(&world, subject, kind::STOP, body).await;
         assert_eq!(got, Some(code), "{message}");
         assert!(message.starts_with(start), "{message}");
     }

@@ -1,5 +1,7 @@
 //! JavaScript functions through the whole system: contract, bad scripts, and their callers.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
+
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -213,6 +215,35 @@ async fn copies_of_a_function_on_several_nodes_share_the_messages() -> Result<()
     }
     let extra = tokio::time::timeout(Duration::from_millis(300), replies.next()).await;
     assert!(extra.is_err(), "one reply a message");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_function_does_not_reply_into_nats_itself() -> Result<()> {
+    let world = World::start().await?;
+    world.function("deputy", V8, b"() => 'x'", "deputy").await?;
+    let mut events = world.events().await?;
+    let mut victim = world.nats.subscribe("$JS.API.>").await?;
+    nex_e2e::round_trip(&world.nats).await?;
+    // Who calls has no right to this subject himself; the node has.
+    world.nats.publish_with_reply("deputy", "$JS.API.STREAM.DELETE.OBJ_E2E", "".into()).await?;
+    let event = events.next("function_exec_failed").await?;
+    assert!(event["error"].as_str().unwrap().contains("not one that a function may publish to"), "{event}");
+    let published = tokio::time::timeout(Duration::from_millis(200), victim.next()).await;
+    assert!(published.is_err(), "{published:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_trigger_that_the_server_does_not_allow_is_refused_instead_of_staying_silent() -> Result<()> {
+    let permissions = r#"authorization { users: [{ user: "u", password: "p", permissions: { subscribe: { deny: ["secret.>"] } } }] }"#;
+    let server = nex_testkit::NatsServer::builder().account("u", "p").config(permissions).start().await?;
+    let world = World::on(server, json!({})).await?;
+    let error = world.function("spy", V8, b"() => 1", "secret.plans").await.unwrap_err();
+    assert!(error.to_string().to_lowercase().contains("permissions violation"), "{error}");
+    world.function("honest", V8, b"() => 'ok'", "open.door").await?;
+    assert_eq!(body(&world.call("open.door", "").await?)?, b"ok");
+    assert_eq!(world.info().await?.machines.len(), 1);
     Ok(())
 }
 

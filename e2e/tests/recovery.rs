@@ -1,5 +1,7 @@
 //! What happens when something ends that should not: NATS, the node, an agent that is none.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
+
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -88,6 +90,25 @@ async fn a_node_that_was_killed_comes_back_with_its_identity_and_its_workloads()
     world.node = NexNode::builder(&world.server).await?.state_dir(state.path()).start().await?;
     assert!(world.info().await?.machines.is_empty());
     Ok(())
+}
+
+#[tokio::test]
+async fn what_the_configuration_starts_comes_up_as_soon_as_its_artifact_is_there() -> Result<()> {
+    let workload = json!({"name": "auto", "type": "v8", "location": "nats://E2E/auto", "trigger_subjects": ["auto"],
+        "environment": {"WORD": "hello"}});
+    let world =
+        World::with(json!({"autostart": {"workloads": [workload]}, "restart": {"base_ms": 50, "cap_ms": 200}})).await?;
+    assert!(world.info().await?.machines.iter().all(|machine| !machine.healthy), "there is no such object yet");
+    world.put("auto", b"() => env.WORD").await?;
+    eventually("the function answers", || async {
+        let request = async_nats::Request::new().timeout(Some(std::time::Duration::from_millis(500)));
+        world
+            .nats
+            .send_request("auto", request)
+            .await
+            .is_ok_and(|reply| body(&reply).is_ok_and(|body| body == b"hello"))
+    })
+    .await
 }
 
 /// A node whose agent program is something else.

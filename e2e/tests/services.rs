@@ -1,5 +1,7 @@
 //! Services through the whole system: environment, logs, restarts, and what must not be left behind.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
+
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 

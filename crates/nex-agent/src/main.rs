@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use nex_agent::guard::{self, Groups};
 use nex_agent::session;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 /// The agent was not started by a node (`EX_USAGE`).
@@ -16,6 +17,14 @@ const NOT_BY_A_NODE: u8 = 64;
 
 /// Threads for the link and for pipes. Functions run elsewhere, so that these are never busy.
 const THREADS: usize = 2;
+
+/// The workload's environment passes through here in clear: no core dump, and no debugger of the same user (which a
+/// workload without a sandbox is), shall see it.
+fn keep_memory_private() -> rustix::io::Result<()> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none)?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+}
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -35,6 +44,9 @@ fn main() -> ExitCode {
         return ExitCode::from(NOT_BY_A_NODE);
     };
     start_log();
+    if let Err(error) = keep_memory_private() {
+        tracing::warn!(%error, "cannot keep the agent's memory from core dumps and debuggers");
+    }
     match run(link) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

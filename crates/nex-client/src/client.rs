@@ -18,8 +18,9 @@ use crate::connection::{ConnectError, Settings};
 use crate::error::ClientError;
 use crate::scatter::scatter;
 
-/// Least time a deploy is given: the node may have to fetch the artifact first.
-pub const DEPLOY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Least time a deploy is given: the node may have to fetch the artifact and compile it first, and gives up by itself a
+/// little earlier.
+pub const DEPLOY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Least time a stop is given: the workload has a grace period before it is killed.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(15);

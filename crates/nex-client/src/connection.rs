@@ -14,6 +14,7 @@ use nkeys::KeyPair;
 use url::Url;
 use zeroize::Zeroizing;
 
+pub use crate::denied::Denied;
 pub use crate::secret::Secret;
 
 /// The server that is used when none is named.
@@ -21,6 +22,9 @@ pub const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
 
 /// How long a request waits when nothing else is said.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time between two pings of a daemon's connection; the third without an answer ends it.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Longest pause between two attempts to reconnect.
 const LONGEST_RECONNECT_PAUSE: Duration = Duration::from_secs(2);
@@ -164,19 +168,26 @@ impl Settings {
 
     /// Connects as [`Settings::connect`] does; after that, losing and finding the server again is logged. For
     /// daemons: the first connection must succeed, so that a wrong address is seen at start, later ones are tried
-    /// for ever.
+    /// for ever, and a connection that is only half there is noticed within seconds.
     ///
     /// # Errors
     /// [`ConnectError`].
-    pub async fn connect_retrying(&self) -> Result<Client, ConnectError> {
+    pub async fn connect_retrying(&self) -> Result<(Client, Denied), ConnectError> {
         let servers = self.servers()?.shown;
-        self.connect_with(|options| {
-            options.max_reconnects(None).reconnect_delay_callback(reconnect_pause).event_callback(move |event| {
-                log_event(&servers, &event);
-                std::future::ready(())
-            })
-        })
-        .await
+        let denied = Denied::default();
+        let noted = denied.clone();
+        let client = self.connect_with(|options| {
+            options
+                .max_reconnects(None)
+                .ping_interval(PING_INTERVAL)
+                .reconnect_delay_callback(reconnect_pause)
+                .event_callback(move |event| {
+                    log_event(&servers, &event);
+                    noted.note(&event);
+                    std::future::ready(())
+                })
+        });
+        Ok((client.await?, denied))
     }
 
     /// The servers for people: without user and password.

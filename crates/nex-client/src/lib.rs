@@ -20,6 +20,7 @@ pub mod artifact;
 pub mod client;
 pub mod connection;
 pub mod context;
+mod denied;
 pub mod deployment;
 pub mod error;
 mod scatter;

@@ -142,7 +142,7 @@ async fn an_nkey_file_logs_in() {
 async fn a_retrying_connection_comes_back_with_its_server() {
     let mut server = NatsServer::start().await.unwrap();
     let settings = Settings { servers: server.url(), ..Settings::default() };
-    let nats = settings.connect_retrying().await.unwrap();
+    let (nats, _) = settings.connect_retrying().await.unwrap();
     let mut subscription = nats.subscribe("x").await.unwrap();
     server.restart().await.unwrap();
     let other = server.client().await.unwrap();

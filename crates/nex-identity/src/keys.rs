@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nkeys::{KeyPair, KeyPairType, XKey};
@@ -45,17 +45,23 @@ fn read_seed(path: &Path) -> Result<Zeroizing<String>, KeyError> {
     Ok(Zeroizing::new(Zeroizing::new(text).trim().to_owned()))
 }
 
-/// Writes a seed to a file that must not exist yet; parents are made with mode 0700.
+/// Writes a seed to a file that must not exist yet; parents are made with mode 0700. The name appears with the whole
+/// seed behind it or not at all: half a key would be worse than none.
 fn write_seed(path: &Path, seed: &str) -> Result<(), KeyError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || {
-        if let Some(parent) = path.parent() {
-            use std::os::unix::fs::DirBuilderExt;
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-        }
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(seed.as_bytes())?;
-        file.write_all(b"\n")?;
-        file.sync_all()
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        let aside = path.with_extension(format!("{}.tmp", std::process::id()));
+        let written = (|| {
+            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+            file.write_all(seed.as_bytes())?;
+            file.write_all(b"\n")?;
+            file.sync_all()?;
+            // Unlike a rename, a link never replaces what is there.
+            fs::hard_link(&aside, path)
+        })();
+        let _ = fs::remove_file(&aside);
+        written.and_then(|()| fs::File::open(parent)?.sync_all())
     };
     write().map_err(|source| KeyError::File { path: path.to_owned(), source })
 }

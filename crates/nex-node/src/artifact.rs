@@ -29,8 +29,8 @@ const STALL: Duration = Duration::from_secs(10);
 /// Bytes read at a time.
 const CHUNK: usize = 128 << 10;
 
-/// Verified bytes in the cache.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Verified bytes in the cache. They stay there as long as some clone of this exists.
+#[derive(Debug, Clone)]
 pub struct Artifact {
     /// Read-only file.
     pub path: PathBuf,
@@ -38,6 +38,36 @@ pub struct Artifact {
     pub sha256: String,
     /// Bytes.
     pub size: u64,
+    _pin: Arc<Pin>,
+}
+
+/// Keeps an artifact from being evicted.
+#[derive(Debug)]
+struct Pin {
+    pins: Pins,
+    sha256: String,
+}
+
+/// How many pins each digest has.
+type Pins = Arc<Mutex<HashMap<String, usize>>>;
+
+impl Pin {
+    fn new(pins: &Pins, sha256: &str) -> Arc<Self> {
+        *pins.lock().unwrap_or_else(PoisonError::into_inner).entry(sha256.to_owned()).or_default() += 1;
+        Arc::new(Self { pins: Arc::clone(pins), sha256: sha256.to_owned() })
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = pins.get_mut(&self.sha256) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.sha256);
+            }
+        }
+    }
 }
 
 /// The cache folder.
@@ -45,6 +75,7 @@ pub struct Artifact {
 pub struct ArtifactCache {
     dir: PathBuf,
     keep_bytes: u64,
+    pins: Pins,
     // One fetch a digest: the second waits for the first and finds the file.
     fetching: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -77,7 +108,7 @@ impl ArtifactCache {
                 let _ = std::fs::remove_file(path);
             }
         }
-        Self { dir, keep_bytes, fetching: Mutex::default() }
+        Self { dir, keep_bytes, pins: Pins::default(), fetching: Mutex::default() }
     }
 
     /// The artifact at `location`, fetched if need be. `expected` is the digest of the signed claim (lower-case hex);
@@ -120,6 +151,7 @@ impl ArtifactCache {
     /// A cached artifact by its digest, for a workload that comes back. Its bytes are hashed again.
     pub async fn verified(&self, sha256: &str) -> Option<Artifact> {
         let path = self.dir.join(sha256);
+        let pin = Pin::new(&self.pins, sha256);
         let (hashed, size) = tokio::task::spawn_blocking({
             let path = path.clone();
             move || hash_file(&path)
@@ -128,7 +160,7 @@ impl ArtifactCache {
         .ok()?
         .ok()?;
         if hashed == sha256 {
-            return Some(Artifact { path, sha256: hashed, size });
+            return Some(Artifact { path, sha256: hashed, size, _pin: pin });
         }
         warn!(path = %path.display(), "a cached artifact is damaged; it is removed");
         let _ = std::fs::remove_file(&path);
@@ -137,11 +169,12 @@ impl ArtifactCache {
 
     fn cached(&self, sha256: &str, size: u64) -> Option<Artifact> {
         let path = self.dir.join(sha256);
+        let pin = Pin::new(&self.pins, sha256);
         let meta = path.metadata().ok()?;
         debug!(sha256, "artifact is cached");
         // Its time says when it was last wanted; what is oldest goes first.
         let _ = std::fs::File::open(&path).and_then(|file| file.set_modified(std::time::SystemTime::now()));
-        (meta.len() == size).then(|| Artifact { path, sha256: sha256.to_owned(), size })
+        (meta.len() == size).then(|| Artifact { path, sha256: sha256.to_owned(), size, _pin: pin })
     }
 
     async fn download(
@@ -157,18 +190,19 @@ impl ArtifactCache {
             compare(expected, &sha256, location)?;
         }
         let path = self.dir.join(&sha256);
+        let pin = Pin::new(&self.pins, &sha256);
         part.persist(&path).map_err(unavailable)?;
         info!(%location, size, sha256, "artifact fetched");
-        Ok(Artifact { path, sha256, size })
+        Ok(Artifact { path, sha256, size, _pin: pin })
     }
 
     /// Removes what nobody uses, oldest first, until the rest fits the limit.
-    pub fn evict(&self, used: &dyn Fn(&str) -> bool) {
+    pub fn evict(&self) {
         let mut idle: Vec<(std::time::SystemTime, u64, PathBuf)> = Vec::new();
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let (name, Ok(meta)) = (entry.file_name(), entry.metadata()) else { continue };
             let Some(name) = name.to_str().filter(|name| parse_sha256(name).is_some()) else { continue };
-            if !used(name) {
+            if !self.pins.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name) {
                 idle.push((meta.modified().unwrap_or(std::time::UNIX_EPOCH), meta.len(), entry.path()));
             }
         }
@@ -314,7 +348,8 @@ mod tests {
             file.set_len(100).unwrap();
             file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(age)).unwrap();
         }
-        cache.evict(&|name| name == names[0]);
+        let _pin = Pin::new(&cache.pins, &names[0]);
+        cache.evict();
         let left: Vec<bool> = names.iter().map(|name| dir.path().join(name).exists()).collect();
         assert_eq!(left, [true, false, false, true]);
     }

@@ -66,10 +66,15 @@ impl EmbeddedNats {
     pub async fn start(program: PathBuf, settings: &PublicNatsServer, dir: &Path) -> Result<Self, EmbeddedError> {
         std::fs::create_dir_all(dir)?;
         let mut settings = settings.clone();
-        if settings.port == 0 {
-            // Found once and kept: a server that is restarted must come back where its clients look for it.
-            settings.port = TcpListener::bind((settings.host.as_str(), 0))?.local_addr()?.port();
-        }
+        // Nobody else may be there: to a client, somebody else's server looks like ours. A free port is found once and
+        // kept: a server that is restarted must come back where its clients look for it.
+        let listener = TcpListener::bind((settings.host.as_str(), settings.port)).map_err(|error| {
+            let address = format!("{}:{}", settings.host, settings.port);
+            let reason = format!("{error} (set another port in public_nats_server, or use the server that is there)");
+            EmbeddedError::Start { address, reason }
+        })?;
+        settings.port = listener.local_addr()?.port();
+        drop(listener);
         let config = dir.join("nats-server.conf");
         write_whole(&config, configuration(&settings, dir).as_bytes())?;
         let host = if settings.host == "0.0.0.0" { "127.0.0.1" } else { &settings.host };
@@ -251,6 +256,15 @@ mod tests {
         let settings = PublicNatsServer { server_name: "a\"b".into(), ..PublicNatsServer::default() };
         let text = configuration(&settings, Path::new("/data"));
         assert!(text.contains(r#"server_name: "a\"b""#) && text.contains(r#"store_dir: "/data""#), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_somebody_else_listens_on_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let settings = PublicNatsServer { port: other.local_addr().unwrap().port(), ..PublicNatsServer::default() };
+        let error = EmbeddedNats::start("/bin/false".into(), &settings, dir.path()).await.unwrap_err();
+        assert!(error.to_string().contains("in use"), "{error}");
     }
 
     #[tokio::test]

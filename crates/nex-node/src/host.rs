@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use nex_protocol::control::info::Memory;
 use nex_protocol::control::ping::{go_arch, tag};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use tracing::warn;
 
 use crate::config::Config;
 
@@ -47,6 +49,16 @@ fn made_up_name(node_id: &str) -> String {
     let sum = node_id.bytes().fold(7usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
     let pick = |words: [&'static str; 16], n: usize| words.get(n % 16).copied().unwrap_or("node");
     format!("{}-{}", pick(HOW, sum), pick(WHO, sum / 16))
+}
+
+/// Keeps what is in this process' memory, keys and opened environments, from core dumps and from debuggers of the same
+/// user; workloads without a sandbox are that user's.
+pub fn keep_memory_private() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let kept = setrlimit(Resource::Core, none).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
+    if let Err(error) = kept {
+        warn!(%error, "cannot keep the node's memory from core dumps and debuggers");
+    }
 }
 
 /// A program that is started by a node could not be found.

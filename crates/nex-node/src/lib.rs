@@ -127,5 +127,6 @@ pub async fn run(
     nats: Settings,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
+    host::keep_memory_private();
     node::Node::build(config, overrides, nats).await?.run(shutdown).await
 }

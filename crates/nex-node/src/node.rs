@@ -16,19 +16,19 @@ use nex_protocol::WorkloadType;
 use nex_protocol::event::Event;
 use nex_sandbox::pool::PoolTask;
 use nex_sandbox::{Backoff, Pool, PoolSettings, ProcessSandbox, ProcessSettings};
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::artifact::ArtifactCache;
 use crate::config::{Config, PublicNatsServer};
+use crate::connection::Connection;
 use crate::control::{self, Control};
 use crate::embedded::EmbeddedNats;
 use crate::publisher::Publisher;
 use crate::state::StateDir;
-use crate::workload::actor::{self, Shared, Stop};
+use crate::workload::Record;
+use crate::workload::actor::{self, Shared};
 use crate::workload::table::Table;
-use crate::workload::{Record, State};
 use crate::{NodeError, Overrides, host};
 
 /// Time between two heartbeats.
@@ -69,7 +69,7 @@ impl Node {
             }
             None => None,
         };
-        let client = settings.connect_retrying().await?;
+        let nats = Connection::open(&settings).await?;
         let node_id = state.node_id();
         info!(server = %settings.shown_servers(), "established node NATS connection");
 
@@ -92,8 +92,8 @@ impl Node {
         let shared = Arc::new(Shared {
             artifacts: ArtifactCache::new(state.path("artifacts"), config.artifact_cache_bytes),
             table: Table::new(config.node_limits, config.allow_duplicate_workloads),
-            publisher: Publisher::spawn(client.clone(), &node_id),
-            nats: client,
+            publisher: Publisher::spawn(nats.client.clone(), &node_id),
+            nats,
             state,
             pool,
             config,
@@ -131,7 +131,7 @@ impl Node {
         };
         shared.publisher.node_event(&started);
         restore(&shared);
-        serving.spawn(start_configured(Arc::clone(&control)));
+        start_configured(&control);
         serving.spawn(heartbeat(Arc::clone(&control)));
 
         shutdown.await;
@@ -160,7 +160,7 @@ async fn drain(
     serving.shutdown().await;
     drop(pid_file);
     // Before its server goes, so that nobody is told of a lost connection.
-    let _ = tokio::time::timeout(LAST_WORDS, shared.nats.drain()).await;
+    let _ = tokio::time::timeout(LAST_WORDS, shared.nats.client.drain()).await;
     if let Some(embedded) = embedded {
         embedded.stop().await;
     }
@@ -193,12 +193,12 @@ fn restore(shared: &Arc<Shared>) {
     }
 }
 
-async fn start_configured(control: Arc<Control>) {
+fn start_configured(control: &Control) {
     let workloads = &control.shared.config.autostart;
     if !workloads.is_empty() {
         // Nobody holds the seed of this key, so nobody but the node stops what it started.
         let issuer = Issuer::generate().public_key();
-        control::autostart(&control, workloads, &issuer).await;
+        control::autostart(control, workloads, &issuer);
     }
 }
 
@@ -221,15 +221,7 @@ async fn heartbeat(control: Arc<Control>) {
 async fn stop_all(shared: &Arc<Shared>) {
     let mut ending = JoinSet::new();
     for workload in shared.table.all() {
-        ending.spawn(async move {
-            let (done, gone) = oneshot::channel();
-            let stop = Stop { reason: "the node is stopping".to_owned(), keep_record: true, done };
-            if workload.stop.send(stop).await.is_ok() {
-                let _ = gone.await;
-            }
-            let mut status = workload.status.clone();
-            let _ = status.wait_for(|status| status.state == State::Gone).await;
-        });
+        ending.spawn(async move { workload.stop("the node is stopping", true).await });
     }
     while ending.join_next().await.is_some() {}
 }

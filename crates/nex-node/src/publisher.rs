@@ -1,7 +1,8 @@
 //! Events and logs, published on the control connection.
 //!
-//! Never in the way: a bounded queue takes them, one task publishes, and what does not fit (NATS is away, a workload
-//! floods its log) is dropped and counted, the count told in the node's log. Order is kept.
+//! Never in the way: bounded queues take them, one task publishes, and what does not fit (NATS is away, a workload
+//! floods its log) is dropped and counted, the count told in the node's log. Events of the life of nodes and workloads
+//! have a queue of their own, which goes first: no flood of lines or calls pushes them out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,8 +17,11 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-/// Messages that wait to be published.
-const QUEUE: usize = 8192;
+/// Events that wait to be published.
+const EVENTS: usize = 4096;
+
+/// Log lines and events of calls that wait to be published.
+const BULK: usize = 4096;
 
 enum Item {
     Publish(String, Bytes),
@@ -29,21 +33,29 @@ enum Item {
 #[derive(Debug, Clone)]
 pub struct Publisher {
     node_id: Arc<str>,
-    queue: mpsc::Sender<Item>,
+    events: mpsc::Sender<Item>,
+    bulk: mpsc::Sender<Item>,
     dropped: Arc<AtomicU64>,
 }
 
 impl Publisher {
     /// Starts publishing for a node.
     pub fn spawn(client: Client, node_id: &str) -> Self {
-        let (queue, mut items) = mpsc::channel(QUEUE);
+        let (events, mut first) = mpsc::channel(EVENTS);
+        let (bulk, mut second) = mpsc::channel(BULK);
         let dropped = Arc::new(AtomicU64::new(0));
         let told = Arc::clone(&dropped);
         tokio::spawn(async move {
-            while let Some(item) = items.recv().await {
+            loop {
+                let item = tokio::select! {
+                    biased;
+                    Some(item) = first.recv() => item,
+                    Some(item) = second.recv() => item,
+                    else => return,
+                };
                 let lost = told.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    warn!(lost, "events or log lines were dropped: they came faster than NATS took them");
+                    warn!(lost, "events of calls or log lines were dropped: they came faster than NATS took them");
                 }
                 match item {
                     Item::Publish(subject, body) => {
@@ -58,7 +70,7 @@ impl Publisher {
                 }
             }
         });
-        Self { node_id: node_id.into(), queue, dropped }
+        Self { node_id: node_id.into(), events, bulk, dropped }
     }
 
     /// Publishes an event of the node itself.
@@ -83,8 +95,10 @@ impl Publisher {
             namespace,
             data,
         };
+        let of_a_call = matches!(event, Event::FunctionExecSucceeded { .. } | Event::FunctionExecFailed { .. });
+        let queue = if of_a_call { &self.bulk } else { &self.events };
         if let Ok(body) = serde_json::to_vec(&cloud_event) {
-            self.publish(subject::event(token, event.kind()), body.into());
+            self.publish(queue, subject::event(token, event.kind()), body.into());
         }
     }
 
@@ -92,12 +106,12 @@ impl Publisher {
     pub fn log(&self, namespace: &Namespace, id: &str, name: &WorkloadName, level: Level, text: String) {
         let entry = Entry { text, level, id: id.to_owned() };
         if let Ok(body) = serde_json::to_vec(&entry) {
-            self.publish(subject::log(namespace, &self.node_id, id, name.as_str()), body.into());
+            self.publish(&self.bulk, subject::log(namespace, &self.node_id, id, name.as_str()), body.into());
         }
     }
 
-    fn publish(&self, subject: String, body: Bytes) {
-        if self.queue.try_send(Item::Publish(subject, body)).is_err() {
+    fn publish(&self, queue: &mpsc::Sender<Item>, subject: String, body: Bytes) {
+        if queue.try_send(Item::Publish(subject, body)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -105,7 +119,8 @@ impl Publisher {
     /// Waits until what was published so far is with the server.
     pub async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
-        if self.queue.send(Item::Flush(done)).await.is_ok() {
+        // Behind the lines: by the time they are out, so are the events, which go first.
+        if self.bulk.send(Item::Flush(done)).await.is_ok() {
             let _ = flushed.await;
         }
     }

@@ -122,7 +122,7 @@ impl StateDir {
     /// Forgets a workload.
     pub fn remove_record(&self, id: &str) {
         let path = self.record_path(id);
-        if let Err(error) = fs::remove_file(&path)
+        if let Err(error) = fs::remove_file(&path).and_then(|()| sync_parent(&path))
             && error.kind() != io::ErrorKind::NotFound
         {
             warn!(path = %path.display(), %error, "cannot remove the record of a workload");
@@ -182,7 +182,13 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&temporary, path)
+    fs::rename(&temporary, path)?;
+    sync_parent(path)
+}
+
+/// What was done to a name survives a power cut once its folder is written.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
 #[cfg(test)]

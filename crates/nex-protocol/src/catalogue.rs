@@ -114,6 +114,8 @@ catalogue! {
     StopFailed = 1025, "see the node's log; the node goes on trying to end it";
     /// Something of ours failed.
     Internal = 1026, "see the node's log and report it";
+    /// As many requests of this kind as a node works on are in work.
+    Busy = 1027, "try again shortly, or deploy to another node";
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ pub enum Event {
         workload_name: String,
         /// Always 0.
         code: i32,
-        /// Its id.
+        /// Id of the workload.
         workload_id: String,
         /// Whether it is restarted when it fails.
         essential: bool,
@@ -86,7 +86,7 @@ pub enum Event {
         code: i32,
         /// Why it ended.
         message: String,
-        /// Its id.
+        /// Id of the workload.
         workload_id: String,
     },
     /// A workload is started again after a delay.
@@ -112,7 +112,7 @@ pub enum Event {
         elapsed_nanos: u64,
         /// Namespace of the workload.
         namespace: String,
-        /// Its id.
+        /// Id of the workload.
         workload_id: String,
     },
     /// A function failed; its caller was told.
@@ -125,7 +125,7 @@ pub enum Event {
         namespace: String,
         /// Text of the error.
         error: String,
-        /// Its id.
+        /// Id of the workload.
         workload_id: String,
     },
 }

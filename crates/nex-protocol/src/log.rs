@@ -26,7 +26,7 @@ pub struct UnknownLevel(pub String);
 impl TryFrom<String> for Level {
     type Error = UnknownLevel;
 
-    fn try_from(text: String) -> Result<Self, Self::Error> {
+    fn try_from(text: String) -> Result<Self, UnknownLevel> {
         let (name, offset) = text.split_at(text.find(['+', '-']).unwrap_or(text.len()));
         let base = match name.to_ascii_uppercase().as_str() {
             "DEBUG" => -4_i32,

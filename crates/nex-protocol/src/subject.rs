@@ -13,7 +13,10 @@ use crate::name::Namespace;
 pub const PREFIX: &str = "$NEX";
 
 /// Subjects no function is ever triggered by, whatever a node's configuration says.
-pub const ALWAYS_DENIED: [&str; 3] = ["$SYS.>", "$JS.>", "$NEX.>"];
+///
+/// The first three are those of Go Nex. Inboxes and the chunks of object stores are ours: who is triggered by them reads
+/// other people's replies and artifacts.
+pub const ALWAYS_DENIED: [&str; 5] = ["$SYS.>", "$JS.>", "$NEX.>", "_INBOX.>", "$O.>"];
 
 /// `$NEX.PING`: every node answers.
 pub const PING: &str = "$NEX.PING";

@@ -6,7 +6,7 @@
 //! as its only link. An agent whose link closes ends its workload and itself, so nothing outlives a killed node.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Stdio;
@@ -16,13 +16,13 @@ use nex_link::open;
 use nex_protocol::link::VERSION;
 use nex_protocol::link::frame::MAX_LINK_FRAME;
 use nex_protocol::link::message::Welcome;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, getpgid, kill_process_group};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::agent::{new_id, shake_hands};
 use crate::{Agent, Place, PrepareError, Sandbox};
@@ -54,17 +54,44 @@ pub struct ProcessSandbox {
 }
 
 impl ProcessSandbox {
-    /// Makes the folders, and removes what agents of a node that died have left in them.
+    /// Makes the folders, and removes what agents of a node that died have left in them. What cannot be removed (an
+    /// agent that is still dying writes there) is left aside and does not keep a node from starting.
     ///
     /// # Errors
     /// When the folders cannot be made.
     pub fn new(settings: ProcessSettings) -> std::io::Result<Self> {
-        if settings.agents_dir.exists() {
-            std::fs::remove_dir_all(&settings.agents_dir)?;
+        let aside = settings.agents_dir.with_extension("old");
+        remove_tree(&aside);
+        if std::fs::rename(&settings.agents_dir, &aside).is_ok() {
+            remove_tree(&aside);
         }
         make_dir(&settings.agents_dir)?;
         make_dir(&settings.compiled_dir)?;
         Ok(Self { settings })
+    }
+}
+
+/// Removes a folder of an agent as far as that is possible: a workload may have taken away its own permissions.
+fn remove_tree(path: &Path) {
+    if std::fs::remove_dir_all(path).is_ok() {
+        return;
+    }
+    open_up(path);
+    if let Err(error) = std::fs::remove_dir_all(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        warn!(path = %path.display(), %error, "cannot remove what an agent has left");
+    }
+}
+
+/// Gives the owner back his permissions on every folder below. Links are not followed.
+fn open_up(path: &Path) {
+    if !path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+        return;
+    }
+    let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700));
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        open_up(&entry.path());
     }
 }
 
@@ -157,6 +184,16 @@ impl ProcessPlace {
         }));
     }
 
+    /// The process group with this leader, if it is one that the agent started. The number comes from the agent, and
+    /// must not make us kill somebody else: 1 would stand for every process there is.
+    fn group_of_agent(&self, leader: u32) -> Option<Pid> {
+        let pid = Pid::from_raw(i32::try_from(leader).ok()?).filter(|_| leader > 1)?;
+        let leads = getpgid(Some(pid)).is_ok_and(|group| group == pid);
+        let stat = std::fs::read_to_string(format!("/proc/{leader}/stat")).ok()?;
+        let parent: i32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+        (leads && Some(parent) == self.agent.map(|agent| agent.as_raw_nonzero().get())).then_some(pid)
+    }
+
     /// Kills what is left. The agent's id is used only while it is not reaped, so it cannot be somebody else's.
     fn kill(&mut self) {
         if let Some(agent) = self.agent.take().filter(|_| !self.gone.is_cancelled()) {
@@ -170,7 +207,7 @@ impl ProcessPlace {
 
 impl Place for ProcessPlace {
     fn note_process_group(&mut self, leader: Option<u32>) {
-        self.workload = leader.and_then(|leader| Pid::from_raw(leader.cast_signed()));
+        self.workload = leader.and_then(|leader| self.group_of_agent(leader));
     }
 
     fn destroy(mut self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -191,7 +228,7 @@ impl Place for ProcessPlace {
 impl Drop for ProcessPlace {
     fn drop(&mut self) {
         self.kill();
-        let _ = std::fs::remove_dir_all(&self.work_dir);
+        remove_tree(&self.work_dir);
     }
 }
 
@@ -209,6 +246,33 @@ mod tests {
             log_filter: "warn".into(),
         })
         .unwrap()
+    }
+
+    #[test]
+    fn a_folder_whose_owner_took_away_his_permissions_is_removed_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("agents/a/locked");
+        std::fs::create_dir_all(inner.join("deep")).unwrap();
+        std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0o000)).unwrap();
+        sandbox("/bin/true", dir.path(), 500);
+        assert_eq!(std::fs::read_dir(dir.path().join("agents")).unwrap().count(), 0);
+        assert!(!dir.path().join("agents.old").exists());
+    }
+
+    #[tokio::test]
+    async fn a_process_group_that_is_not_the_agents_is_never_noted() {
+        let mut place = ProcessPlace::new(tempfile::tempdir().unwrap().keep());
+        place.agent = Pid::from_raw(std::process::id().cast_signed());
+        // Its child, but of our own group; everybody; nobody; init.
+        let mut child = std::process::Command::new("/bin/sleep").arg("100").spawn().unwrap();
+        for number in [child.id(), 0, 1, u32::MAX, u32::MAX - 1] {
+            place.note_process_group(Some(number));
+            assert_eq!(place.workload, None, "{number}");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Not to be killed by the test's own guard.
+        place.agent = None;
     }
 
     #[tokio::test]

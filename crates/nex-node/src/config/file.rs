@@ -342,7 +342,7 @@ mod tests {
         let text = errors.to_string();
         for part in [
             "machine_pool_size: must be from 1 to 4096, is 0",
-            "tags: expected an object whose values are texts, found [1]",
+            "tags: expected an object whose values are texts, found a list",
             "cni.subnet: '10.0.0/99' is no IPv4 network",
             "workload_types: 'oci' is no workload type",
             "valid_issuers: 'me' is no public nkey",
@@ -380,6 +380,6 @@ mod tests {
     fn denied_subjects_are_added_to_those_that_always_are() {
         let config = parse(r#"{"deny_trigger_subjects":["internal.>"]}"#).unwrap().config;
         let denied: Vec<_> = config.deny_trigger_subjects.iter().map(|s| s.as_str()).collect();
-        assert_eq!(denied, ["$SYS.>", "$JS.>", "$NEX.>", "internal.>"]);
+        assert_eq!(denied, ["$SYS.>", "$JS.>", "$NEX.>", "_INBOX.>", "$O.>", "internal.>"]);
     }
 }

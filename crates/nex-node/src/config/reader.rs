@@ -174,10 +174,12 @@ impl<'r> Section<'r> {
     }
 }
 
+/// What stands where something else should. Texts, and what they may be in, are not shown: they may be secrets.
 fn shorten(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(40) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-        None => text,
+    match value {
+        Value::Object(_) => "an object".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        Value::String(_) => "a text".to_owned(),
+        plain => plain.to_string(),
     }
 }

@@ -7,13 +7,17 @@ use nex_identity::Claims;
 use nex_protocol::control::deploy::{DeployRequest, RunResponse};
 use nex_protocol::subject::TriggerSubject;
 use nex_protocol::{Code, Environment, Fault, Location, Namespace, WorkloadName, WorkloadType};
-use nex_sandbox::agent::new_id;
 use tracing::{error, info};
 
 use super::Control;
 use crate::artifact::parse_sha256;
 use crate::config::AutostartWorkload;
+use crate::connection::meaningful;
 use crate::workload::{Spec, actor, unix_now, unix_now_ms};
+
+/// Longest description, bytes, and most triggers: INFO lists them all, and must fit into one message.
+const MAX_DESCRIPTION: usize = 4096;
+const MAX_TRIGGERS: usize = 64;
 
 impl Control {
     pub(super) async fn deploy(&self, namespace: Namespace, body: &[u8]) -> Result<RunResponse, Fault> {
@@ -23,7 +27,7 @@ impl Control {
         }
         self.shared.table.check_room()?;
         let spec = self.check(namespace, body)?;
-        let workload = actor::deploy(&self.shared, new_id(), spec).await?;
+        let workload = actor::deploy(&self.shared, spec).await?;
         Ok(RunResponse {
             started: true,
             id: workload.id.clone(),
@@ -34,8 +38,16 @@ impl Control {
 
     /// From the bytes of a request to what is to run.
     fn check(&self, namespace: Namespace, body: &[u8]) -> Result<Spec, Fault> {
-        let request: DeployRequest = serde_json::from_slice(body)
-            .map_err(|error| Fault::new(Code::BadRequest, format!("Unable to deserialize deploy request: {error}")))?;
+        let unreadable = |reason: &str| {
+            Fault::new(Code::BadRequest, format!("Unable to deserialize deploy request: {}", without_quotes(reason)))
+        };
+        let request: DeployRequest = serde_json::from_slice(body).map_err(|error| unreadable(&error.to_string()))?;
+        if request.description.len() > MAX_DESCRIPTION {
+            return Err(unreadable(&format!("the description has more than {MAX_DESCRIPTION} bytes")));
+        }
+        if request.trigger_subjects.len() > MAX_TRIGGERS {
+            return Err(unreadable(&format!("there are more than {MAX_TRIGGERS} trigger subjects")));
+        }
         let kind = self.supported(&request.r#type)?;
         let trigger_subjects = self.triggers(kind, &request.trigger_subjects)?;
         let environment = self.environment(&request)?;
@@ -73,10 +85,9 @@ impl Control {
             jsdomain: request.jsdomain,
             claimed_sha256,
             issuer: claims.iss,
-            claim: request.workload_jwt,
-            trigger_connection: request.trigger_connection.or(request.host_services),
+            claimed_at: claims.iat,
+            trigger_connection: meaningful(request.trigger_connection).or(meaningful(request.host_services)),
             deployed_at_ms: unix_now_ms(),
-            restored: true,
         })
     }
 
@@ -147,33 +158,33 @@ impl Control {
     }
 }
 
+/// An error of the decoder without what it quotes: where a text stands in the wrong place, it may be a secret.
+fn without_quotes(text: &str) -> String {
+    text.split('"').enumerate().map(|(index, part)| if index % 2 == 0 { part } else { "\"…\"" }).collect()
+}
+
 fn invalid(reason: impl std::fmt::Display) -> Fault {
     Fault::new(Code::InvalidClaim, format!("Invalid deploy request: {reason}"))
 }
 
-/// Deploys the workloads of the configuration, one after the other. One that fails is told in the log and does not
-/// keep the others, or the node, from running.
-pub async fn autostart(control: &Control, workloads: &[AutostartWorkload], issuer: &str) {
-    let mut failed = 0usize;
+/// Starts the workloads of the configuration. What does not run at once (an object store that is not there yet, say)
+/// is tried again like a workload that failed; what never can is told in the log and keeps nothing else from running.
+pub fn autostart(control: &Control, workloads: &[AutostartWorkload], issuer: &str) {
     for workload in workloads {
         let AutostartWorkload { name, namespace, .. } = workload;
-        match autostart_one(control, workload, issuer).await {
-            Ok(id) => info!(%name, %namespace, id, "autostart workload runs"),
+        match configured(control, workload, issuer).and_then(|spec| actor::autostart(&control.shared, spec)) {
+            Ok(()) => info!(%name, %namespace, "starting a workload of the configuration"),
             Err(fault) => {
-                failed += 1;
-                error!(%name, %namespace, %fault, help = fault.code.help(), "autostart workload failed");
+                error!(%name, %namespace, %fault, help = fault.code.help(), "a workload of the configuration cannot run");
             }
         }
     }
-    if failed > 0 {
-        error!(failed, of = workloads.len(), "not all autostart workloads run");
-    }
 }
 
-async fn autostart_one(control: &Control, workload: &AutostartWorkload, issuer: &str) -> Result<String, Fault> {
+fn configured(control: &Control, workload: &AutostartWorkload, issuer: &str) -> Result<Spec, Fault> {
     let kind = control.supported(workload.r#type.as_str())?;
     let subjects: Vec<String> = workload.trigger_subjects.iter().map(ToString::to_string).collect();
-    let spec = Spec {
+    Ok(Spec {
         name: workload.name.clone(),
         namespace: workload.namespace.clone(),
         r#type: kind,
@@ -186,11 +197,8 @@ async fn autostart_one(control: &Control, workload: &AutostartWorkload, issuer: 
         jsdomain: workload.jsdomain.clone(),
         claimed_sha256: None,
         issuer: issuer.to_owned(),
-        claim: String::new(),
+        claimed_at: 0,
         trigger_connection: None,
         deployed_at_ms: unix_now_ms(),
-        // The configuration starts it again; a record would start it twice.
-        restored: false,
-    };
-    actor::deploy(&control.shared, new_id(), spec).await.map(|workload| workload.id.clone())
+    })
 }

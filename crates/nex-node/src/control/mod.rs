@@ -21,7 +21,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use crate::connection::round_trip;
 use crate::workload::actor::Shared;
 
 pub use deploy::autostart;
@@ -31,6 +30,9 @@ const MAX_REQUEST: usize = 1 << 20;
 
 /// Requests of one subject in work at a time.
 const AT_A_TIME: usize = 64;
+
+/// Longest text of a refusal, bytes: what a request says is quoted in it.
+const MAX_TEXT: usize = 1024;
 
 /// What the handlers know of their node.
 #[derive(Debug)]
@@ -84,22 +86,26 @@ impl Control {
             (Command::Stop, subject::stop("*", &self.node_id)),
         ];
         let mut serving = JoinSet::new();
+        let names: Vec<String> = subjects.iter().map(|(_, subject)| subject.clone()).collect();
         for (command, subject) in subjects {
-            let mut requests = self.shared.nats.subscribe(subject).await?;
+            let mut requests = self.shared.nats.client.subscribe(subject.clone()).await?;
             let control = Arc::clone(self);
             let turns = Arc::new(Semaphore::new(AT_A_TIME));
             serving.spawn(async move {
                 while let Some(request) = requests.next().await {
-                    let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { break };
+                    // Refused now rather than done when nobody waits for it any more.
+                    let turn = Arc::clone(&turns).try_acquire_owned().ok();
                     let control = Arc::clone(&control);
                     tokio::spawn(async move {
-                        control.answer(command, request).await;
-                        drop(turn);
+                        match turn {
+                            Some(_turn) => control.answer(command, request).await,
+                            None => control.refuse(command, request, &busy()).await,
+                        }
                     });
                 }
             });
         }
-        round_trip(&self.shared.nats).await;
+        self.shared.nats.subscribed(&names).await?;
         Ok(serving)
     }
 
@@ -108,15 +114,24 @@ impl Control {
             debug!(subject = %request.subject, "a control request without a reply subject is ignored");
             return;
         };
-        let body = match self.handle(command, &request).await {
-            Ok(Some(body)) => body,
-            Ok(None) => return,
-            Err(fault) => {
-                warn!(subject = %request.subject, code = fault.code.number(), %fault, "request refused");
-                envelope::failure(command.kind(), &fault)
+        match self.handle(command, &request).await {
+            Ok(None) => {}
+            Ok(Some(body)) => {
+                if let Err(error) = self.shared.nats.client.publish(reply, body.into()).await {
+                    let text = format!("the reply cannot be sent: {error}");
+                    self.refuse(command, request, &Fault::new(Code::Internal, text)).await;
+                }
             }
-        };
-        if let Err(error) = self.shared.nats.publish(reply, body.into()).await {
+            Err(fault) => self.refuse(command, request, &fault).await,
+        }
+    }
+
+    async fn refuse(&self, command: Command, request: Message, fault: &Fault) {
+        let fault = Fault::new(fault.code, shortened(&fault.message));
+        warn!(subject = %request.subject, code = fault.code.number(), %fault, "request refused");
+        let Some(reply) = request.reply else { return };
+        let body = envelope::failure(command.kind(), &fault);
+        if let Err(error) = self.shared.nats.client.publish(reply, body.into()).await {
             warn!(%error, subject = %request.subject, "cannot send a reply");
         }
     }
@@ -175,6 +190,17 @@ impl Control {
 
 fn encode<T: serde::Serialize>(command: Command, data: &T) -> Result<Vec<u8>, Fault> {
     envelope::success(command.kind(), data).map_err(|error| Fault::new(Code::Internal, error.to_string()))
+}
+
+fn busy() -> Fault {
+    Fault::new(Code::Busy, format!("the node has {AT_A_TIME} requests of this kind in work"))
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(MAX_TEXT) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
 }
 
 fn namespace(request: &Message, refusal: &str) -> Result<Namespace, Fault> {

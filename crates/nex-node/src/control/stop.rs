@@ -3,10 +3,8 @@
 use nex_identity::Claims;
 use nex_protocol::control::stop::{StopRequest, StopResponse};
 use nex_protocol::{Code, Fault, Namespace};
-use tokio::sync::oneshot;
 
 use super::Control;
-use crate::workload::actor::Stop;
 use crate::workload::table::Workload;
 use crate::workload::unix_now;
 
@@ -25,12 +23,7 @@ impl Control {
             return Err(Fault::new(Code::WrongTarget, text));
         }
         check_claim(&request.workload_jwt, &workload)?;
-        let (done, gone) = oneshot::channel();
-        let stop = Stop { reason: "Workload undeploy requested".to_owned(), keep_record: false, done };
-        // Its actor ends by itself at the same moment: it is stopped all the same.
-        if workload.stop.send(stop).await.is_ok() {
-            let _ = gone.await;
-        }
+        workload.stop("Workload undeploy requested", false).await;
         Ok(StopResponse {
             stopped: true,
             id: workload.id.clone(),
@@ -44,8 +37,12 @@ fn check_claim(token: &str, workload: &Workload) -> Result<(), Fault> {
     let invalid =
         |reason: &dyn std::fmt::Display| Fault::new(Code::InvalidStopClaim, format!("Invalid stop request: {reason}"));
     let claims = Claims::verify(token, unix_now().cast_signed()).map_err(|error| invalid(&error))?;
-    if token == workload.spec.claim {
-        return Err(invalid(&"the claim is the one it was deployed with"));
+    // Deploy claims lie open on the wire: one must not do for a stop, nor may a stop of an earlier deploy.
+    if claims.hash().is_some() {
+        return Err(invalid(&"the claim is one to deploy"));
+    }
+    if claims.iat < workload.spec.claimed_at {
+        return Err(invalid(&"the claim is older than the workload"));
     }
     // Go Nex 0.2.7 signs the name, 0.3.0-rc1 the id.
     if claims.sub != workload.spec.name.as_str() && claims.sub != workload.id {

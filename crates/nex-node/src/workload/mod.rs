@@ -11,6 +11,8 @@
 
 pub mod actor;
 pub mod call;
+mod serve;
+mod start;
 pub mod table;
 pub mod trigger;
 
@@ -49,14 +51,26 @@ pub struct Spec {
     pub claimed_sha256: Option<String>,
     /// Public key of who deployed it, and may stop it.
     pub issuer: String,
-    /// The deploy claim: the same token does not stop it.
-    pub claim: String,
+    /// When the deploy claim was signed, seconds since 1970 by the issuer's clock: older claims do not stop it.
+    pub claimed_at: i64,
     /// Connection to subscribe to triggers on, when not the node's.
     pub trigger_connection: Option<NatsConnection>,
     /// When it was deployed, milliseconds since 1970.
     pub deployed_at_ms: u64,
-    /// Whether it is started again when the node comes back.
-    pub restored: bool,
+}
+
+/// Where a workload comes from, which decides what its failures mean before it first runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Somebody deploys it and waits for the answer: the first failure is the answer. Kept in a record.
+    Request,
+    /// The configuration names it: tried again until it runs. The configuration is its record.
+    Autostart,
+    /// It ran when the node ended: tried again until it runs.
+    Restored {
+        /// The artifact it ran, hex.
+        sha256: String,
+    },
 }
 
 impl Spec {

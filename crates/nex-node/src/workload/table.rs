@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nex_protocol::{Code, Fault, Namespace};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::actor::Stop;
 use super::{Counters, Spec, State, Status};
@@ -26,7 +26,7 @@ pub struct Workload {
     /// Counters of its calls.
     pub counters: Arc<Counters>,
     /// To its actor.
-    pub stop: mpsc::Sender<Stop>,
+    stops: mpsc::Sender<Stop>,
     /// Size that was admitted and digest; none until its artifact is known.
     artifact: Mutex<(u64, Option<String>)>,
 }
@@ -38,9 +38,20 @@ impl Workload {
         spec: Arc<Spec>,
         status: watch::Receiver<Status>,
         counters: Arc<Counters>,
-        stop: mpsc::Sender<Stop>,
+        stops: mpsc::Sender<Stop>,
     ) -> Self {
-        Self { id, spec, status, counters, stop, artifact: Mutex::default() }
+        Self { id, spec, status, counters, stops, artifact: Mutex::default() }
+    }
+
+    /// Ends it, and waits until it is gone. One that ends by itself at the same moment is as good.
+    pub async fn stop(&self, reason: &str, keep_record: bool) {
+        let (done, gone) = oneshot::channel();
+        let stop = Stop { reason: reason.to_owned(), keep_record, done };
+        if self.stops.send(stop).await.is_ok() {
+            let _ = gone.await;
+        }
+        let mut status = self.status.clone();
+        let _ = status.wait_for(|status| status.state == State::Gone).await;
     }
 
     /// SHA-256 of its artifact, hex; empty until it is known.
@@ -186,11 +197,6 @@ impl Table {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Whether some workload uses this artifact.
-    pub fn uses(&self, sha256: &str) -> bool {
-        self.lock().workloads.values().any(|workload| workload.lock().1.as_deref() == Some(sha256))
     }
 
     /// Takes no more workloads.

@@ -10,20 +10,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
-use async_nats::{Client, Message, Subject};
+use async_nats::{Client, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use nex_protocol::event::Event;
 use nex_protocol::link::message::{Failure, FailureKind, Headers, Outcome};
 use nex_protocol::log::Level;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::call::Gate;
 use super::{Counters, Spec};
-use crate::connection::round_trip;
+use crate::connection::Connection;
 use crate::publisher::Publisher;
 
 /// Header with the status of a failed call.
@@ -31,6 +34,9 @@ pub const ERROR_CODE: &str = "Nats-Service-Error-Code";
 
 /// Header with the text of a failed call.
 pub const ERROR: &str = "Nats-Service-Error";
+
+/// Time the server has to send what is under way when subscriptions are drained.
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// What a call needs of its workload.
 #[derive(Debug)]
@@ -47,35 +53,64 @@ pub struct Function {
     pub publisher: Publisher,
 }
 
-/// Subscriptions of a function; ends them when dropped.
+/// Subscriptions of a function. Dropping them ends them at once; [`Triggers::drain`] loses no message.
 #[derive(Debug)]
 pub struct Triggers {
-    _subscriptions: JoinSet<()>,
+    draining: CancellationToken,
+    subscriptions: JoinSet<()>,
+    // A connection of the function's own lives as long as its subscriptions.
+    _connection: Connection,
 }
 
 impl Triggers {
     /// Subscribes to all trigger subjects. Returns when the server has them.
     ///
     /// # Errors
-    /// The text of what the client says.
-    pub async fn subscribe(client: &Client, function: &Arc<Function>) -> Result<Self, String> {
+    /// What the client or the server says against it.
+    pub async fn subscribe(connection: Connection, function: &Arc<Function>) -> Result<Self, String> {
         let spec = &function.spec;
         let queue = format!("nex.{}.{}", spec.namespace, spec.name);
+        let subjects: Vec<String> = spec.trigger_subjects.iter().map(ToString::to_string).collect();
+        let draining = CancellationToken::new();
         let mut subscriptions = JoinSet::new();
-        for subject in &spec.trigger_subjects {
-            let mut messages = client
-                .queue_subscribe(subject.to_string(), queue.clone())
+        for subject in &subjects {
+            let messages = connection
+                .client
+                .queue_subscribe(subject.clone(), queue.clone())
                 .await
                 .map_err(|error| format!("cannot subscribe to {subject}: {error}"))?;
-            let (client, function) = (client.clone(), Arc::clone(function));
-            subscriptions.spawn(async move {
-                while let Some(message) = messages.next().await {
-                    tokio::spawn(answer(client.clone(), Arc::clone(&function), message));
-                }
-            });
+            let client = connection.client.clone();
+            subscriptions.spawn(listen(client, Arc::clone(function), messages, draining.clone()));
         }
-        round_trip(client).await;
-        Ok(Self { _subscriptions: subscriptions })
+        connection.subscribed(&subjects).await.map_err(|denial| format!("cannot subscribe: {denial}"))?;
+        Ok(Self { draining, subscriptions, _connection: connection })
+    }
+
+    /// Takes no more messages, and answers those that the server has already sent here.
+    pub async fn drain(mut self) {
+        self.draining.cancel();
+        let ended = async { while self.subscriptions.join_next().await.is_some() {} };
+        // A server that is away sends nothing more.
+        let _ = timeout(DRAIN, ended).await;
+    }
+}
+
+async fn listen(client: Client, function: Arc<Function>, mut messages: Subscriber, draining: CancellationToken) {
+    loop {
+        let message = tokio::select! {
+            message = messages.next() => message,
+            () = draining.cancelled() => {
+                if messages.drain().await.is_err() {
+                    return;
+                }
+                break;
+            }
+        };
+        let Some(message) = message else { return };
+        tokio::spawn(answer(client.clone(), Arc::clone(&function), message));
+    }
+    while let Some(message) = messages.next().await {
+        tokio::spawn(answer(client.clone(), Arc::clone(&function), message));
     }
 }
 
@@ -84,10 +119,21 @@ async fn answer(client: Client, function: Arc<Function>, message: Message) {
     let headers = message.headers.as_ref().map(flatten).unwrap_or_default();
     let (elapsed_ns, outcome) = function.gate.call(subject.clone(), headers, message.payload).await;
     let outcome = match message.reply {
+        Some(reply) if !may_reply(&reply) => {
+            let text = format!("the reply subject {reply} is not one that a function may publish to");
+            Err(Failure::new(FailureKind::Function, text))
+        }
         Some(reply) => send(&client, reply, outcome).await,
         None => outcome.map(drop),
     };
     account(&function, subject, elapsed_ns, outcome);
+}
+
+/// Whether a reply may go there. The sender of a message chooses its reply subject, and the reply goes out with the
+/// permissions of the connection: nobody must get a stream deleted by asking a function for its result there.
+fn may_reply(reply: &str) -> bool {
+    const INTERNAL: [&str; 5] = ["$SYS.", "$JS.", "$NEX.", "$O.", "$KV."];
+    reply.starts_with("$JS.ACK.") || !INTERNAL.iter().any(|prefix| reply.starts_with(prefix))
 }
 
 /// Sends the reply of a call. A result that cannot be sent turns into a failure that can.
@@ -174,6 +220,12 @@ fn header_value(text: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replies_go_to_inboxes_and_acknowledgements_but_not_to_nats_itself() {
+        assert!(may_reply("_INBOX.x.1") && may_reply("a.b") && may_reply("$JS.ACK.S.C.1.2.3.4.0"));
+        assert!(!may_reply("$JS.API.STREAM.DELETE.S") && !may_reply("$NEX.STOP.a.N") && !may_reply("$KV.B.k"));
+    }
 
     #[test]
     fn headers_keep_their_values_and_bad_ones_are_left_out() {

@@ -1,0 +1,194 @@
+//! A running workload: its agent's messages, its health, and its end in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nex_link::{LinkError, Receiver, Sender};
+use nex_protocol::event::Event;
+use nex_protocol::link::message::{ToAgent, ToNode};
+use nex_sandbox::Place;
+use tokio::time::{Instant, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::actor::{Actor, Ended};
+use super::call::Instance;
+use super::{Origin, Record, State};
+
+/// Time between two pings; this many unanswered ones in a row mean that the agent hangs.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const MISSED_PINGS: u32 = 3;
+
+/// Time an agent has beyond the workload's own grace to say that it has ended.
+const STOP_SLACK: Duration = Duration::from_secs(2);
+
+/// An agent with the workload in it.
+pub(super) struct Hosted {
+    pub(super) sender: Sender<ToAgent>,
+    pub(super) receiver: Receiver<ToNode>,
+    pub(super) lost: CancellationToken,
+    pub(super) place: Box<dyn Place>,
+}
+
+impl Actor {
+    /// Says that the workload runs.
+    pub(super) fn running(&mut self) {
+        self.set_state(State::Running);
+        let artifact = self.artifact.as_ref();
+        if !self.deployed {
+            self.deployed = true;
+            info!(workload = %self.spec.name, namespace = %self.spec.namespace, id = %self.id, "workload deployed");
+            let event = Event::WorkloadDeployed {
+                workload_name: self.spec.name.to_string(),
+                workload_id: self.id.clone(),
+                code: 0,
+                essential: self.spec.essential,
+                total_bytes: artifact.map_or(0, |artifact| artifact.size),
+            };
+            self.shared.publisher.workload_event(&self.spec.namespace, &event);
+            if let (Origin::Request, Some(artifact)) = (&self.origin, artifact) {
+                let record = Record { spec: (*self.spec).clone(), sha256: artifact.sha256.clone() };
+                if let Err(error) = self.shared.state.save_record(&self.id, &record) {
+                    warn!(%error, "the workload runs, but will not come back when the node does");
+                }
+            }
+        }
+        if let Some(started) = self.started.take() {
+            let _ = started.send(Ok(()));
+        }
+    }
+
+    /// Watches a running workload until it ends, and clears away its agent.
+    pub(super) async fn serve(&mut self, mut hosted: Hosted) -> Ended {
+        self.running_since = Some(Instant::now());
+        let instance = Arc::new(Instance::new(hosted.sender.clone()));
+        self.instance.send_replace(Some(Arc::clone(&instance)));
+        self.running();
+        let ended = self.watch(&mut hosted, &instance).await;
+        if matches!(ended, Ended::Asked) {
+            self.wind_down(&mut hosted, &instance).await;
+        }
+        self.instance.send_replace(None);
+        instance.close();
+        drop(instance);
+        hosted.destroy().await;
+        ended
+    }
+
+    async fn watch(&mut self, hosted: &mut Hosted, instance: &Instance) -> Ended {
+        let mut pings = interval(PING_INTERVAL);
+        pings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        pings.tick().await;
+        let (mut sent, mut missed) = (0u64, 0);
+        let mut pong_due: Option<Instant> = None;
+        loop {
+            let overdue = async {
+                match pong_due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                received = hosted.receiver.receive() => match received {
+                    Ok(Some(ToNode::Pong(_))) => (pong_due, missed) = (None, 0),
+                    Ok(Some(message)) => if let Some(ended) = self.handle(message, hosted, instance) {
+                        return ended;
+                    },
+                    Ok(None) => return Ended::Lost("the agent was lost".to_owned()),
+                    Err(error) => return Ended::Lost(lost_by(&error)),
+                },
+                stop = self.stops.recv() => {
+                    self.stopping = stop;
+                    return Ended::Asked;
+                }
+                _ = pings.tick(), if pong_due.is_none() => {
+                    sent += 1;
+                    // A full queue means that the agent does not read; the ping then counts as missed.
+                    hosted.sender.try_send(ToAgent::Ping(sent));
+                    pong_due = Some(Instant::now() + self.shared.config.agent_ping_timeout);
+                }
+                () = overdue => {
+                    pong_due = None;
+                    missed += 1;
+                    warn!(workload = %self.spec.name, id = %self.id, missed, "the agent did not answer a ping");
+                    if missed >= MISSED_PINGS {
+                        return Ended::Lost(format!("the agent hangs: it did not answer {missed} pings in a row"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// One message of the agent; says how the workload ended, if it did.
+    fn handle(&self, message: ToNode, hosted: &mut Hosted, instance: &Instance) -> Option<Ended> {
+        match message {
+            ToNode::Outcome(call, elapsed_ns, outcome) => {
+                instance.settle(call, (elapsed_ns, outcome));
+                None
+            }
+            ToNode::Log { level, text } => {
+                self.log(level, text);
+                None
+            }
+            ToNode::Exited(exit) => {
+                hosted.place.note_process_group(None);
+                Some(Ended::Exited(exit))
+            }
+            ToNode::Pong(_) => None,
+            ToNode::Hello(_) | ToNode::Started { .. } | ToNode::Rejected(_) => {
+                Some(Ended::Lost("the agent broke the protocol".to_owned()))
+            }
+        }
+    }
+
+    /// Ends a workload in order: no new calls, running ones finish, then TERM, grace, KILL.
+    async fn wind_down(&mut self, hosted: &mut Hosted, instance: &Instance) {
+        self.set_state(State::Stopping);
+        let grace = self.shared.config.stop_grace;
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let (function, sender, triggers) = (Arc::clone(&self.function), hosted.sender.clone(), self.triggers.take());
+        let timeout = self.shared.config.functions.timeout;
+        // Beside the receive loop, never inside it: an agent that does not read must not keep us from the deadline.
+        let mut told = std::pin::pin!(async move {
+            if let Some(triggers) = triggers {
+                triggers.drain().await;
+                function.gate.drained(timeout.min(grace)).await;
+            }
+            sender.send(ToAgent::Stop { grace_ms }).await
+        });
+        let mut is_told = false;
+        let deadline = Instant::now() + grace * 2 + STOP_SLACK;
+        loop {
+            tokio::select! {
+                sent = &mut told, if !is_told => {
+                    is_told = true;
+                    if sent.is_err() {
+                        return;
+                    }
+                }
+                received = hosted.receiver.receive() => match received {
+                    Ok(Some(message)) => if self.handle(message, hosted, instance).is_some() {
+                        return;
+                    },
+                    Ok(None) | Err(_) => return,
+                },
+                () = tokio::time::sleep_until(deadline) => {
+                    warn!(workload = %self.spec.name, id = %self.id, "the agent did not end the workload; it is killed");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn lost_by(error: &LinkError) -> String {
+    format!("the agent was lost: {error}")
+}
+
+impl Hosted {
+    pub(super) async fn destroy(self) {
+        let Hosted { sender, receiver, lost, place } = self;
+        drop((sender, receiver, lost));
+        place.destroy().await;
+    }
+}

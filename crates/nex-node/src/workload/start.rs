@@ -1,0 +1,155 @@
+//! From nothing to a running workload: artifact, agent, hand-over, triggers.
+//!
+//! Whatever fails here is a refusal for the one who deploys, or a reason to try again; an agent that was claimed is
+//! destroyed then. Cancelling a start (the workload is to be stopped meanwhile) leaves nothing behind either.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use nex_protocol::link::message::{Limits, Start, ToAgent, ToNode};
+use nex_protocol::{Code, Fault};
+use nex_sandbox::Agent;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::actor::{Actor, Ended, Shared};
+use super::serve::Hosted;
+use super::trigger::Triggers;
+use super::{Origin, State};
+use crate::artifact::Artifact;
+use crate::config::FunctionLimits;
+
+/// Time a claim waits for a ready agent.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time an agent has to start a workload: a large Wasm module is compiled meanwhile.
+const START_TIMEOUT: Duration = Duration::from_secs(40);
+
+impl Actor {
+    /// From nothing to a running workload, unless it is to be stopped meanwhile.
+    pub(super) async fn start(&mut self) -> Result<Hosted, Ended> {
+        let mut stops = std::mem::replace(&mut self.stops, mpsc::channel(1).1);
+        let result = tokio::select! {
+            result = self.bring_up() => result.map_err(Ended::NotStarted),
+            stop = stops.recv() => {
+                self.stopping = stop;
+                Err(Ended::Asked)
+            }
+        };
+        self.stops = stops;
+        result
+    }
+
+    async fn bring_up(&mut self) -> Result<Hosted, Fault> {
+        let artifact = match self.artifact.clone() {
+            Some(artifact) => artifact,
+            None => self.fetch().await?,
+        };
+        self.set_state(State::Starting);
+        let agent = self.shared.pool.claim(CLAIM_TIMEOUT).await.map_err(|error| {
+            Fault::new(Code::PoolExhausted, format!("Failed to get agent client from pool: {error}"))
+        })?;
+        let hosted = self.hand_over(agent, &artifact).await?;
+        if self.triggers.is_none() && !self.spec.trigger_subjects.is_empty() {
+            self.triggers = Some(self.subscribe().await?);
+        }
+        self.artifact = Some(artifact);
+        Ok(hosted)
+    }
+
+    async fn fetch(&mut self) -> Result<Artifact, Fault> {
+        self.set_state(State::Fetching);
+        let Shared { artifacts, table, nats, .. } = &*self.shared;
+        let ran = match &self.origin {
+            Origin::Restored { sha256 } => Some(sha256.as_str()),
+            Origin::Request | Origin::Autostart => None,
+        };
+        let cached = match ran {
+            Some(sha256) => artifacts.verified(sha256).await,
+            None => None,
+        };
+        let artifact = match cached {
+            Some(artifact) => {
+                table.admit_bytes(&self.id, artifact.size)?;
+                artifact
+            }
+            None => {
+                let jetstream = if self.spec.jsdomain.is_empty() {
+                    jetstream::new(nats.client.clone())
+                } else {
+                    jetstream::with_domain(nats.client.clone(), &self.spec.jsdomain)
+                };
+                let expected = ran.or(self.spec.claimed_sha256.as_deref());
+                let admit = |size| table.admit_bytes(&self.id, size);
+                artifacts.fetch(&jetstream, &self.spec.location, expected, admit).await?
+            }
+        };
+        table.admit_artifact(&self.id, &artifact)?;
+        Ok(artifact)
+    }
+
+    /// Tells an agent to run the workload and waits until it does.
+    async fn hand_over(&self, agent: Agent, artifact: &Artifact) -> Result<Hosted, Fault> {
+        let failed =
+            |text: &dyn std::fmt::Display| Fault::new(Code::StartFailed, format!("Failed to deploy workload: {text}"));
+        let Agent { sender, receiver, lost, place, .. } = agent;
+        let mut hosted = Hosted { sender, receiver, lost, place };
+        let start = ToAgent::Start(Box::new(Start {
+            name: self.spec.name.to_string(),
+            namespace: self.spec.namespace.to_string(),
+            r#type: self.spec.r#type,
+            argv: self.spec.argv.clone(),
+            environment: self.spec.environment.clone(),
+            artifact: artifact.path.clone(),
+            sha256: artifact.sha256.clone(),
+            limits: self.limits(),
+            require_static: !self.shared.config.no_sandbox,
+        }));
+        hosted.sender.send(start).await.map_err(|error| failed(&error))?;
+        let answer = timeout(START_TIMEOUT, async {
+            loop {
+                match hosted.receiver.receive().await {
+                    // What a workload says while it starts is not lost.
+                    Ok(Some(ToNode::Log { level, text })) => self.log(level, text),
+                    other => return other,
+                }
+            }
+        });
+        let refusal = match answer.await {
+            Ok(Ok(Some(ToNode::Started { process_group }))) => {
+                // A JavaScript worker is replaced now and then; the number would go stale, and its agent ends it.
+                let lasting = process_group.filter(|_| !self.spec.r#type.is_function());
+                hosted.place.note_process_group(lasting);
+                return Ok(hosted);
+            }
+            Ok(Ok(Some(ToNode::Rejected(rejection)))) => {
+                failed(&format_args!("workload rejected by agent: {}", rejection.message))
+            }
+            Ok(Ok(Some(_))) => failed(&"the agent broke the protocol"),
+            Ok(Ok(None)) => failed(&"the agent ended before the workload was started"),
+            Ok(Err(error)) => failed(&error),
+            Err(_) => failed(&"the agent did not start the workload in time"),
+        };
+        hosted.destroy().await;
+        Err(refusal)
+    }
+
+    fn limits(&self) -> Limits {
+        let FunctionLimits { concurrency, script_bytes, .. } = self.shared.config.functions;
+        // Room for headers and the protocol around a reply.
+        let max_payload = self.shared.nats.client.server_info().max_payload as u64;
+        Limits {
+            memory_bytes: self.shared.config.machine_template.memsize_mib << 20,
+            script_bytes,
+            reply_bytes: max_payload.saturating_sub(4096).max(1024),
+            concurrency,
+        }
+    }
+
+    async fn subscribe(&self) -> Result<Triggers, Fault> {
+        let failed = |text: String| Fault::new(Code::StartFailed, format!("Failed to deploy workload: {text}"));
+        let wanted = self.spec.trigger_connection.as_ref().or(self.shared.config.host_services.nats.as_ref());
+        let connection = self.shared.nats.for_workload(wanted, &self.id).await.map_err(failed)?;
+        Triggers::subscribe(connection, &self.function).await.map_err(failed)
+    }
+}
