@@ -68,6 +68,8 @@ impl StateDir {
     /// [`StateError`].
     pub fn open(root: &Path) -> Result<Self, StateError> {
         let failed = |source| StateError::Io { path: root.to_owned(), source };
+        // Agents run in folders of their own and are given paths from here.
+        let root = &std::path::absolute(root).map_err(failed)?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
         let lock = lock(root)?;
         for dir in ["workloads", "artifacts", "compiled", "agents"] {

@@ -69,8 +69,6 @@ fn tag(text: &str) -> Result<(String, String), String> {
 pub(crate) enum NatsSource {
     /// A nats-server that the node starts and supervises
     Embedded,
-    /// The server that the connection flags name
-    External,
 }
 
 /// `nex node ls`

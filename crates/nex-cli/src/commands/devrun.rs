@@ -5,10 +5,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use nex_client::artifact::{DEFAULT_BUCKET_BYTES, DEVELOPMENT_BUCKET};
-use nex_client::{Artifact, Bucket, Client, Deployment, stop_request};
+use nex_client::{Artifact, Bucket, Client, ClientError, Deployment, stop_request};
 use nex_identity::Issuer;
 use nex_protocol::control::info::MachineSummary;
-use nex_protocol::{Location, WorkloadName};
+use nex_protocol::{Code, Location, WorkloadName};
 
 use super::session::Session;
 use super::{placement, workload};
@@ -49,12 +49,49 @@ pub(super) async fn run(global: &GlobalArgs, args: &DevrunArgs) -> Result<()> {
     bar.finish_and_clear();
     uploaded?;
 
-    for machine in &placement.replaced {
-        replace(client, &keys.issuer, node, machine).await?;
-    }
     let request = deployment.request(&keys.issuer, &keys.publisher, node, &placement.node.target_xkey)?;
-    let response = client.deploy(&request, node).await?;
+    let older = Older { client, issuer: &keys.issuer, node, machines: &placement.replaced };
+    let response = if kind.workload_type.is_function() {
+        // The older one goes on answering until the new one does: a mistake in the new one takes nothing away.
+        match client.deploy(&request, node).await {
+            Err(error) if !older.machines.is_empty() && wants_room(&error) => {
+                older.stop().await?;
+                client.deploy(&request, node).await?
+            }
+            answer => {
+                let response = answer?;
+                older.stop().await?;
+                response
+            }
+        }
+    } else {
+        // Two copies of a service would quarrel about what it listens on.
+        older.stop().await?;
+        client.deploy(&request, node).await?
+    };
     workload::accepted(&response, node, args.json)
+}
+
+/// Whether a deploy was refused for what the older workload takes.
+fn wants_room(error: &ClientError) -> bool {
+    matches!(error.code(), Some(Code::WorkloadLimit | Code::TotalBytesLimit | Code::Duplicate))
+}
+
+/// The workloads that the new one replaces.
+struct Older<'a> {
+    client: &'a Client,
+    issuer: &'a Issuer,
+    node: &'a str,
+    machines: &'a [MachineSummary],
+}
+
+impl Older<'_> {
+    async fn stop(&self) -> Result<()> {
+        for machine in self.machines {
+            replace(self.client, self.issuer, self.node, machine).await?;
+        }
+        Ok(())
+    }
 }
 
 /// The name given, else the file's name without dots (`echofunction.js` is `echofunctionjs`).

@@ -24,9 +24,13 @@ pub(super) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<()> {
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     let result = runtime.block_on(async {
         // From here on no signal ends the process by itself.
-        let interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
-        let terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-        nex_node::run(config, overrides(&args.overrides), nats, shutdown(interrupt, terminate)).await?;
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        let signals = Signals {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        };
+        nex_node::run(config, overrides(&args.overrides), nats, shutdown(signals)).await?;
         Ok(())
     });
     // Whatever still blocks in the background must not keep an ended node from exiting.
@@ -68,19 +72,30 @@ fn load(path: Option<&Path>) -> Result<Config> {
 }
 
 /// Resolves at the first signal; the second one ends the process at once.
-async fn shutdown(mut interrupt: Signal, mut terminate: Signal) {
-    let first = next(&mut interrupt, &mut terminate).await;
+async fn shutdown(mut signals: Signals) {
+    let first = signals.next().await;
     tracing::info!(signal = first, "stopping the node; a second signal ends it at once");
     tokio::spawn(async move {
-        let second = next(&mut interrupt, &mut terminate).await;
+        let second = signals.next().await;
         eprintln!("nex: {second} again: ended without stopping in order");
         std::process::exit(INTERRUPTED);
     });
 }
 
-async fn next(interrupt: &mut Signal, terminate: &mut Signal) -> &'static str {
-    tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
+/// The signals that end a node.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    /// The terminal went away: nobody sees the node any more, and it leaves in order.
+    hangup: Signal,
+}
+
+impl Signals {
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
     }
 }
