@@ -4,7 +4,7 @@ use std::io::ErrorKind as IoErrorKind;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::args::Cli;
 
@@ -25,10 +25,21 @@ pub(crate) fn usage(error: clap::Error) -> ExitCode {
         }
         _ => {
             let written: Vec<String> = std::env::args().skip(1).collect();
-            eprintln!("nex: {} (see `{} --help`)", one_line(&error.render().to_string()), command(&written));
+            let text = without_secret(&error, one_line(&error.render().to_string()));
+            eprintln!("nex: {text} (see `{} --help`)", command(&written));
             ExitCode::from(USAGE)
         }
     }
+}
+
+/// The message without the value it quotes, where that may be a secret whose key was forgotten.
+fn without_secret(error: &clap::Error, text: String) -> String {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    let (argument, value) = (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue));
+    if argument.contains("KEY=VALUE") && !value.is_empty() { text.replace(value, "…") } else { text }
 }
 
 /// The parser's message, tips included, without the usage below it.
@@ -63,9 +74,23 @@ fn command(written: &[String]) -> String {
 /// Prints a failed command's error, causes included.
 pub(crate) fn report(error: &anyhow::Error) {
     // Messages of the other side may have several lines; ours is one.
-    let text = format!("{error:#}");
+    let text = chain(error);
     let text: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     eprintln!("nex: {}", text.join("; "));
+}
+
+/// An error and its causes. A cause that its effect has quoted already is not said twice.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// Whether an error is that of a reader that stopped reading.
@@ -77,6 +102,20 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
 mod tests {
     use super::*;
     use clap::Parser;
+
+    #[test]
+    fn a_value_whose_key_was_forgotten_is_not_printed() {
+        let error = Cli::try_parse_from(["nex", "devrun", "f.js", "hunter2"]).unwrap_err();
+        let text = without_secret(&error, one_line(&error.render().to_string()));
+        assert!(!text.contains("hunter2") && text.contains("KEY=VALUE"), "{text}");
+    }
+
+    #[test]
+    fn a_cause_is_not_said_twice() {
+        let cause = std::io::Error::from(IoErrorKind::NotFound);
+        let quoted = format!("key file x: {cause}");
+        assert_eq!(chain(&anyhow::Error::new(cause).context(quoted.clone())), quoted);
+    }
 
     #[test]
     fn a_usage_error_is_one_line() {

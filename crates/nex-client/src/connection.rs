@@ -220,10 +220,18 @@ impl Settings {
             let after_user = |text: &str| text.rsplit_once('@').map_or(text, |(_, host)| host).to_owned();
             let address = |reason: String| ConnectError::Address { server: after_user(text), reason };
             let mut url: Url = with_scheme.parse().map_err(|error: url::ParseError| address(error.to_string()))?;
+            // A token with a slash in it ends the host where nobody meant it to; shown, it would be out.
+            let rest = url.path().trim_matches('/');
+            if !rest.is_empty() || url.query().is_some() || url.fragment().is_some() {
+                let reason = "nothing may follow host and port; in a user, password or token write / as %2F";
+                return Err(ConnectError::Address { server: after_user(text), reason: reason.to_owned() });
+            }
             if url.host_str().is_none_or(str::is_empty) {
                 return Err(address("it names no host".to_owned()));
             }
-            if !url.username().is_empty() && servers.user.is_none() {
+            let other_identity =
+                self.creds.is_some() || self.nkey.is_some() || self.jwt_seed.is_some() || self.token.is_some();
+            if !url.username().is_empty() && servers.user.is_none() && !other_identity {
                 servers.user = Some(percent_decoded(url.username()));
                 servers.password = url.password().map(|password| Secret::from(percent_decoded(password)));
             }
@@ -423,8 +431,14 @@ mod tests {
         assert!(!debug.contains("hunter2") && !debug.contains("tok3n") && !debug.contains("SUSEED"), "{debug}");
         let servers = settings.servers().unwrap();
         assert_eq!(servers.shown, "nats://example.org:4222,nats://b:4333");
+        assert_eq!(servers.user, None, "a user of the URL is not sent beside other credentials");
+        let plain = Settings { password: None, token: None, jwt_seed: None, ..settings };
+        let servers = plain.servers().unwrap();
         assert_eq!(servers.user.as_deref(), Some("me"));
         assert_eq!(servers.password.as_ref().map(Secret::expose), Some("p@ss"));
+        let slash = Settings { servers: "nats://tok/en@host:4222".to_owned(), ..Settings::default() };
+        let error = slash.servers().err().unwrap().to_string();
+        assert!(!error.contains("tok") && error.contains("host:4222"), "{error}");
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ const ASKED_AT_MOST: usize = 32;
 
 /// How long bids are waited for after everybody who is there has answered a ping. Longer than the longest silence
 /// that a scatter waits for, so that an auction with bids ends by itself.
-const GRACE_FOR_BIDS: Duration = Duration::from_millis(500);
+const GRACE_FOR_BIDS: Duration = Duration::from_millis(1200);
 
 /// The operating system that services are built for; functions run anywhere.
 const SERVICE_OS: &str = "linux";
