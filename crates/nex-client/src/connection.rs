@@ -436,9 +436,9 @@ mod tests {
         let servers = plain.servers().unwrap();
         assert_eq!(servers.user.as_deref(), Some("me"));
         assert_eq!(servers.password.as_ref().map(Secret::expose), Some("p@ss"));
-        let slash = Settings { servers: "nats://tok/en@host:4222".to_owned(), ..Settings::default() };
+        let slash = Settings { servers: "nats://s3c/r3t@host:4222".to_owned(), ..Settings::default() };
         let error = slash.servers().err().unwrap().to_string();
-        assert!(!error.contains("tok") && error.contains("host:4222"), "{error}");
+        assert!(!error.contains("s3c") && !error.contains("r3t") && error.contains("host:4222"), "{error}");
     }
 
     #[tokio::test]
