@@ -8,6 +8,7 @@
 //! any belief in what the workload says about itself.
 
 pub mod guard;
+mod host;
 pub mod session;
 
 mod call;

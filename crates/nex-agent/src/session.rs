@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::call::{self, Call};
 use crate::guard::Groups;
+use crate::host::{self, Answers};
 use crate::workload::{self, Context, Finish, Inbox};
 
 /// Time the node has to answer Hello.
@@ -104,7 +105,9 @@ async fn wait_for_start(link: &mut Receiver<ToAgent>, node: &Sender<ToNode>) -> 
             Some(ToAgent::Invoke(id, ..)) => {
                 call::refuse(node, id, FailureKind::Killed, "no function has been started").await;
             }
-            Some(other @ ToAgent::Welcome(_)) => return Err(SessionError::OutOfTurn(name(&other))),
+            Some(
+                other @ (ToAgent::Welcome(_) | ToAgent::HostReply(..) | ToAgent::HostData(..) | ToAgent::HostMore(_)),
+            ) => return Err(SessionError::OutOfTurn(name(&other))),
         }
     }
 }
@@ -120,13 +123,15 @@ async fn run(
     let (calls, incoming) = mpsc::channel(call::WAITING);
     let (stop, stopped) = watch::channel(None);
     let mut inbox = Inbox { calls: incoming, stop: stopped };
-    let context = Context { welcome, start, node: node.clone(), groups };
+    let (host, answers) = host::connect(node.clone(), start.limits.memory_bytes);
+    let context = Context { welcome, start, node: node.clone(), host, groups };
     let mut result = Ok(());
     let finish = {
         let mut workload = std::pin::pin!(workload::run(context, &mut inbox));
         tokio::select! {
             finish = &mut workload => finish,
-            left = dispatch(link, &node, &calls, &stop) => {
+            left = dispatch(link, &node, &calls, &stop, &answers) => {
+                answers.close();
                 // Gone or gone mad: either way nobody is there to take the workload's last words slowly.
                 result = left;
                 end_within(&stop, ORPHAN_GRACE);
@@ -152,6 +157,7 @@ async fn dispatch(
     node: &Sender<ToNode>,
     calls: &mpsc::Sender<Call>,
     stop: &watch::Sender<Option<Instant>>,
+    answers: &Answers,
 ) -> Result<(), SessionError> {
     loop {
         match link.receive().await? {
@@ -170,6 +176,9 @@ async fn dispatch(
                 let message = "this agent has its workload already".to_owned();
                 let _ = node.send(ToNode::Rejected(Rejection { message })).await;
             }
+            Some(ToAgent::HostReply(number, answer, body)) => answers.reply(number, answer, body),
+            Some(ToAgent::HostData(number, event, body)) => answers.data(number, event, body),
+            Some(ToAgent::HostMore(number)) => answers.more(number),
             Some(other @ ToAgent::Welcome(_)) => return Err(SessionError::OutOfTurn(name(&other))),
         }
     }
@@ -198,6 +207,9 @@ fn name(message: &ToAgent) -> &'static str {
         ToAgent::Invoke(..) => "Invoke",
         ToAgent::Stop { .. } => "Stop",
         ToAgent::Ping(_) => "Ping",
+        ToAgent::HostReply(..) => "HostReply",
+        ToAgent::HostData(..) => "HostData",
+        ToAgent::HostMore(_) => "HostMore",
     }
 }
 

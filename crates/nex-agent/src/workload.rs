@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::call::Call;
 use crate::guard::Groups;
+use crate::host::Host;
 use crate::{javascript, native, wasm};
 
 /// Everything a workload is made from.
@@ -23,6 +24,8 @@ pub(crate) struct Context {
     pub(crate) start: Start,
     /// Where to answer.
     pub(crate) node: Sender<ToNode>,
+    /// The node's host services.
+    pub(crate) host: Host,
     /// Where process groups are known to the guard.
     pub(crate) groups: Groups,
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nex_client::connection::Settings;
+use nex_host_services::HostServices;
 use nex_identity::Issuer;
 use nex_protocol::WorkloadType;
 use nex_protocol::event::Event;
@@ -93,6 +94,7 @@ impl Node {
             artifacts: ArtifactCache::new(state.path("artifacts"), config.artifact_cache_bytes),
             table: Table::new(config.node_limits, config.allow_duplicate_workloads),
             publisher: Publisher::spawn(nats.client.clone(), &node_id),
+            services: HostServices::on_nats(nats.client.clone(), config.host_services.settings.clone()),
             nats,
             state,
             pool,

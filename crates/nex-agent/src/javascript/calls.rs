@@ -128,6 +128,11 @@ impl Calls {
         if self.abandoned.remove(&id) { Settled::Abandoned } else { Settled::Unknown }
     }
 
+    /// When a call that is with the worker, and that somebody still waits for, must be answered.
+    pub(crate) fn deadline(&self, id: u64) -> Option<Instant> {
+        self.dispatched.get(&id).map(|call| call.deadline)
+    }
+
     /// When the next call expires.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)

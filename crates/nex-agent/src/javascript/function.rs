@@ -119,10 +119,7 @@ impl Function {
                 Happening::Call(call) => self.take(call).await,
                 Happening::Worker(event) => self.hear(event).await,
                 Happening::Deadline => self.expire().await,
-                Happening::Stuck => {
-                    self.probe = None;
-                    self.lose(Death::new(FailureKind::Killed, ANOTHERS_FAULT), true).await;
-                }
+                Happening::Stuck => self.stuck().await,
                 Happening::LoadOver => {
                     let text = format!("the source did not finish loading within {} s", LOAD.as_secs());
                     self.lose(Death::new(FailureKind::Killed, text), true).await;
@@ -208,6 +205,9 @@ impl Function {
         match message {
             FromWorker::Outcome(id, outcome) => match self.calls.settle(id) {
                 Settled::Call(Dispatched { begun, .. }) => {
+                    if let Some(worker) = &mut self.worker {
+                        worker.host_calls.end_of(id);
+                    }
                     let outcome = reply::check(outcome, self.settings.limits.reply_bytes);
                     call::answer(&self.settings.node, id, begun, outcome).await;
                 }
@@ -228,6 +228,11 @@ impl Function {
                 self.lose(Death::new(FailureKind::Killed, text), true).await;
             }
             FromWorker::Log(..) => {}
+            message @ (FromWorker::HostCall(..) | FromWorker::HostCancel(_) | FromWorker::HostMore(_)) => {
+                if let Some(worker) = &mut self.worker {
+                    worker.host_calls.hear(message, |call| self.calls.deadline(call));
+                }
+            }
         }
     }
 
@@ -255,6 +260,21 @@ impl Function {
             worker.ping(self.pings);
             self.probe = Some((self.pings, Instant::now() + GIVE_WAY));
         }
+    }
+
+    /// The worker did not answer a ping in time: it is ended, unless it waits for the node on behalf of a call that
+    /// still has time, or did so a moment ago.
+    async fn stuck(&mut self) {
+        let now = Instant::now();
+        let waited = self.worker.as_ref().and_then(|worker| worker.host_calls.blocked_until(now));
+        if let (Some(until), Some((number, _))) = (waited, self.probe)
+            && until + GIVE_WAY > now
+        {
+            self.probe = Some((number, until + GIVE_WAY));
+            return;
+        }
+        self.probe = None;
+        self.lose(Death::new(FailureKind::Killed, ANOTHERS_FAULT), true).await;
     }
 
     async fn look_at_memory(&mut self) {

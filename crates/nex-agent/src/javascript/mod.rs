@@ -1,11 +1,13 @@
 //! JavaScript functions: a Deno worker process, driven call by call, replaced when it is stuck or dead.
 //!
 //! [`run`] brings the first worker up and answers Start; [`function`] owns it from then on. [`calls`] knows whose turn
-//! it is, [`worker`] the process, [`protocol`] what is said to it, `worker.js` the other side. No JavaScript ever runs in
-//! the agent, and nothing the worker says is believed.
+//! it is, [`worker`] the process, [`host_calls`] what it asks of the node, [`protocol`] what is said to it, `worker/*.js` the
+//! other side. No JavaScript ever runs in the agent, and nothing the worker says is believed.
 
+mod answers;
 mod calls;
 mod function;
+mod host_calls;
 mod memory;
 mod protocol;
 mod reply;
@@ -54,7 +56,7 @@ pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
 }
 
 fn settings(context: Context) -> Result<Settings, String> {
-    let Context { welcome, start, node, groups } = context;
+    let Context { welcome, start, node, host, groups } = context;
     let deno = welcome.deno.ok_or("this node has no Deno, which JavaScript functions need (version 2 or later)")?;
     let source = source::read(&start.artifact, start.limits.script_bytes)?;
     worker::install(&welcome.work_dir).map_err(|error| format!("the agent's folder cannot be written: {error}"))?;
@@ -63,8 +65,9 @@ fn settings(context: Context) -> Result<Settings, String> {
         namespace: start.namespace,
         env: start.environment,
         reply_bytes: start.limits.reply_bytes,
+        host_bytes: start.limits.memory_bytes,
     };
-    Ok(Settings { deno, folder: welcome.work_dir, load, source, limits: start.limits, node, groups })
+    Ok(Settings { deno, folder: welcome.work_dir, load, source, limits: start.limits, node, host, groups })
 }
 
 enum Loaded {
@@ -79,7 +82,8 @@ async fn loaded(worker: &mut Worker) -> Loaded {
         match worker.event().await {
             Event::Message(FromWorker::Loaded) => return Loaded::Yes,
             Event::Message(FromWorker::Refused(why)) => return Loaded::Refused(why),
-            Event::Message(_) => {}
+            // No call is with it yet, so that whatever it asks for is refused.
+            Event::Message(message) => worker.host_calls.hear(message, |_| None),
             Event::Garbage(error) => return Loaded::Died(Some(function::garbage(&error))),
             Event::Closed => return Loaded::Died(None),
         }

@@ -1,7 +1,7 @@
 //! Messages between the agent and its JavaScript worker, in the frames of the agent link.
 //!
 //! ```text
-//! agent                     worker (worker.js)
+//! agent                     worker (worker/*.js)
 //!   Load        ->                   once, first; the body is the source
 //!               <-  Loaded | Refused
 //!   Call(call)  ->                   the body is the payload
@@ -10,6 +10,11 @@
 //!   Ping(n)     ->
 //!               <-  Pong(n)          answered when no JavaScript runs
 //!               <-  Log              any time
+//!               <-  HostCall(n)      a host service is asked for; n is the worker's
+//!   HostReply(n) ->                  its end; on the pipe for answers when the call blocks the worker
+//!               <-  HostMore(n)      the next change of a watch is wanted
+//!   HostEvent(n) ->                  a change of a watched key; where the HostReply would go
+//!               <-  HostCancel(n)    the worker gives the call up; no HostReply follows
 //! ```
 //!
 //! The function shares a process with the worker's own code and can write whatever it likes to this stream. So nothing
@@ -17,9 +22,14 @@
 
 use bytes::Bytes;
 use nex_protocol::link::frame::Frame;
+use nex_protocol::link::host::{HostError, HostReply, HostRequest, WatchEvent};
 use nex_protocol::link::message::{Failure, Headers, Message, MessageError, Outcome, frame, head};
 use nex_protocol::log::Level;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// Longest request to a host service, without its payload: keys, subjects, URLs, headers.
+const REQUEST: usize = 64 << 10;
 
 /// Take this source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +42,19 @@ pub(crate) struct Load {
     pub(crate) env: nex_protocol::Environment,
     /// Largest reply.
     pub(crate) reply_bytes: u64,
+    /// Largest payload of a host call.
+    pub(crate) host_bytes: u64,
+}
+
+/// A host service is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ask {
+    /// The function's call it is part of; 0 for none.
+    pub(crate) call: u64,
+    /// Whether the worker does nothing else until the answer is there.
+    pub(crate) sync: bool,
+    /// What is asked for, or why it is no request.
+    pub(crate) request: Result<HostRequest, String>,
 }
 
 /// Run the function.
@@ -54,6 +77,10 @@ pub(crate) enum ToWorker {
     Call(u64, CallHead, Bytes),
     /// Does JavaScript give way?
     Ping(u64),
+    /// The end of a host call; its number in the worker, payload beside it.
+    HostReply(u64, Result<HostReply, HostError>, Bytes),
+    /// A change of a watched key.
+    HostEvent(u64, WatchEvent, Bytes),
 }
 
 /// From the worker.
@@ -71,18 +98,29 @@ pub(crate) enum FromWorker {
     Pong(u64),
     /// Output of the function, possibly of several lines.
     Log(Level, String),
+    /// See [`Ask`]; the worker's number for it, and the payload.
+    HostCall(u64, Box<Ask>, Bytes),
+    /// The host call is given up.
+    HostCancel(u64),
+    /// The next change of a watch is wanted.
+    HostMore(u64),
 }
 
 mod kind {
     pub(super) const LOAD: u8 = 1;
     pub(super) const CALL: u8 = 2;
     pub(super) const PING: u8 = 3;
+    pub(super) const HOST_REPLY: u8 = 4;
+    pub(super) const HOST_EVENT: u8 = 5;
     pub(super) const LOADED: u8 = 65;
     pub(super) const REFUSED: u8 = 66;
     pub(super) const OUTCOME: u8 = 67;
     pub(super) const YIELDED: u8 = 68;
     pub(super) const PONG: u8 = 69;
     pub(super) const LOG: u8 = 70;
+    pub(super) const HOST_CALL: u8 = 71;
+    pub(super) const HOST_CANCEL: u8 = 72;
+    pub(super) const HOST_MORE: u8 = 73;
 }
 
 #[derive(Serialize, Deserialize)]
@@ -104,6 +142,34 @@ struct LogHead {
     text: String,
 }
 
+#[derive(Serialize, Deserialize)]
+struct HostReplyHead {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reply: Option<HostReply>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<HostError>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HostCallHead {
+    call: u64,
+    sync: bool,
+    request: Box<RawValue>,
+}
+
+impl HostCallHead {
+    /// A request that cannot be read is the business of whoever made it, and no reason to end the worker.
+    fn read(self) -> Ask {
+        let text = self.request.get();
+        let request = if text.len() > REQUEST {
+            Err(format!("the request has {} bytes beside its payload, {REQUEST} are allowed", text.len()))
+        } else {
+            serde_json::from_str(text).map_err(|error| format!("no request: {error}"))
+        };
+        Ask { call: self.call, sync: self.sync, request }
+    }
+}
+
 fn bare(kind: u8, call: u64) -> Frame {
     Frame { kind, call, head: Bytes::new(), body: Bytes::new() }
 }
@@ -114,6 +180,14 @@ impl Message for ToWorker {
             ToWorker::Load(load, source) => frame(kind::LOAD, 0, &load, source),
             ToWorker::Call(call, head, payload) => frame(kind::CALL, call, &head, payload),
             ToWorker::Ping(number) => Ok(bare(kind::PING, number)),
+            ToWorker::HostReply(number, answer, body) => {
+                let (reply, error) = match answer {
+                    Ok(reply) => (Some(reply), None),
+                    Err(error) => (None, Some(error)),
+                };
+                frame(kind::HOST_REPLY, number, &HostReplyHead { reply, error }, body)
+            }
+            ToWorker::HostEvent(number, event, body) => frame(kind::HOST_EVENT, number, &event, body),
         }
     }
 
@@ -122,6 +196,12 @@ impl Message for ToWorker {
             kind::LOAD => ToWorker::Load(head(&frame)?, frame.body),
             kind::CALL => ToWorker::Call(frame.call, head(&frame)?, frame.body),
             kind::PING => ToWorker::Ping(frame.call),
+            kind::HOST_REPLY => {
+                let HostReplyHead { reply, error } = head(&frame)?;
+                let answer = error.map_or(Ok(reply.unwrap_or(HostReply::Done)), Err);
+                ToWorker::HostReply(frame.call, answer, frame.body)
+            }
+            kind::HOST_EVENT => ToWorker::HostEvent(frame.call, head(&frame)?, frame.body),
             other => return Err(MessageError::UnknownKind(other)),
         })
     }
@@ -142,6 +222,16 @@ impl Message for FromWorker {
             FromWorker::Yielded(call) => Ok(bare(kind::YIELDED, call)),
             FromWorker::Pong(number) => Ok(bare(kind::PONG, number)),
             FromWorker::Log(level, text) => frame(kind::LOG, 0, &LogHead { level, text }, Bytes::new()),
+            FromWorker::HostCall(number, ask, body) => {
+                let Ask { call, sync, request } = *ask;
+                let request = match request {
+                    Ok(request) => serde_json::value::to_raw_value(&request)?,
+                    Err(text) => serde_json::value::to_raw_value(&text)?,
+                };
+                frame(kind::HOST_CALL, number, &HostCallHead { call, sync, request }, body)
+            }
+            FromWorker::HostCancel(number) => Ok(bare(kind::HOST_CANCEL, number)),
+            FromWorker::HostMore(number) => Ok(bare(kind::HOST_MORE, number)),
         }
     }
 
@@ -164,6 +254,12 @@ impl Message for FromWorker {
                 let LogHead { level, text } = head(&frame)?;
                 FromWorker::Log(level, text)
             }
+            kind::HOST_CALL => {
+                let ask = head::<HostCallHead>(&frame)?.read();
+                FromWorker::HostCall(frame.call, Box::new(ask), frame.body)
+            }
+            kind::HOST_CANCEL => FromWorker::HostCancel(frame.call),
+            kind::HOST_MORE => FromWorker::HostMore(frame.call),
             other => return Err(MessageError::UnknownKind(other)),
         })
     }
@@ -179,8 +275,21 @@ mod tests {
     fn messages_survive_their_frames() {
         let failed = FromWorker::Outcome(3, Err(Failure::new(FailureKind::Function, "Error: no")));
         let done = FromWorker::Outcome(4, Ok((vec![("A".into(), "b".into())], Bytes::from_static(b"\xff"))));
-        for message in [FromWorker::Loaded, FromWorker::Yielded(9), FromWorker::Pong(1), failed, done] {
+        let request = Ok(HostRequest::Kv(nex_protocol::link::host::KvRequest::Keys));
+        let ask = FromWorker::HostCall(5, Box::new(Ask { call: 3, sync: true, request }), Bytes::from_static(b"x"));
+        for message in [FromWorker::Loaded, FromWorker::Yielded(9), FromWorker::Pong(1), failed, done, ask] {
             assert_eq!(FromWorker::from_frame(message.clone().into_frame().unwrap()).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_read_is_no_reason_to_end_the_worker() {
+        let long = format!(r#"{{"service":"kv","method":"get","key":"{}"}}"#, "x".repeat(REQUEST));
+        for request in [r#"{"service":"kv","method":"drop"}"#, "3", long.as_str()] {
+            let head = format!(r#"{{"call":1,"sync":false,"request":{request}}}"#);
+            let frame = Frame { kind: kind::HOST_CALL, call: 1, head: head.into(), body: Bytes::new() };
+            let FromWorker::HostCall(1, ask, _) = FromWorker::from_frame(frame).unwrap() else { panic!("{request}") };
+            assert!(ask.request.is_err(), "{ask:?}");
         }
     }
 

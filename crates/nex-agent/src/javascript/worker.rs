@@ -1,8 +1,8 @@
 //! The worker: a Deno process that may do nothing, with one socket to the agent.
 //!
 //! Owns the process, the frames on its socket and what it says on stderr. States: loading (it was sent the source),
-//! loaded, ended. Three tasks belong to it: the link's writer, a reader that logs log frames and hands on the others,
-//! and one for stderr; all end with the process.
+//! loaded, ended. Tasks belong to it: the link's writer, a reader that logs log frames and hands on the others, one for
+//! stderr, one for the pipe of answers, one for each open host call; all end with the process.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,17 +21,30 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::answers::{self, Answers};
+use super::host_calls::HostCalls;
 use super::memory;
 use super::protocol::{CallHead, FromWorker, Load, ToWorker};
 use crate::call::Call;
 use crate::guard::Groups;
+use crate::host::Host;
 use crate::lines;
 use crate::process::{self, Group};
 
-/// The worker's own side.
-const WORKER: &str = include_str!("worker.js");
+/// The worker's own side: one module, in files.
+const WORKER: &str = concat!(
+    include_str!("worker/bootstrap.js"),
+    include_str!("worker/frames.js"),
+    include_str!("worker/console.js"),
+    include_str!("worker/errors.js"),
+    include_str!("worker/host.js"),
+    include_str!("worker/services.js"),
+    include_str!("worker/fetch.js"),
+    include_str!("worker/loading.js"),
+    include_str!("worker/calls.js"),
+);
 
-/// Room for a frame's head beside the largest reply.
+/// Room for a frame's head beside the largest body.
 const HEAD: u64 = 1 << 20;
 
 /// Messages that wait for the function's task; beyond it the reader, and so the worker, waits.
@@ -52,6 +65,7 @@ pub(crate) struct Settings {
     pub(crate) source: Bytes,
     pub(crate) limits: Limits,
     pub(crate) node: Sender<ToNode>,
+    pub(crate) host: Host,
     pub(crate) groups: Groups,
 }
 
@@ -82,6 +96,8 @@ pub(crate) struct Worker {
     group: Group,
     messages: Sender<ToWorker>,
     events: mpsc::Receiver<Event>,
+    /// What it asked of the node.
+    pub(crate) host_calls: HostCalls,
     over: watch::Sender<bool>,
     last_words: LastWords,
     stderr: Option<JoinHandle<()>>,
@@ -97,12 +113,16 @@ impl Worker {
     /// Starts a worker and sends it the source. To be called on the main thread.
     pub(crate) fn start(settings: &Settings) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        let answers = Answers::new(&settings.folder)?;
         let mut command = process::bare(&settings.deno, &settings.folder);
         let home = settings.folder.join("deno");
         command
             .args(["run", "-q", "--no-prompt", "--no-config", "--no-lock", "--no-npm", "--no-remote"])
             .arg(format!("--v8-flags=--max-old-space-size={}", memory::heap_mib(&settings.limits)))
+            // The pipe and nothing else, and only until the worker has opened it; the path is relative to its folder.
+            .arg(format!("--allow-read={}", answers::NAME))
             .arg(settings.folder.join("worker.js"))
+            .arg(answers::NAME)
             .env("HOME", &home)
             .env("DENO_DIR", &home)
             .env("DENO_NO_UPDATE_CHECK", "1")
@@ -114,7 +134,8 @@ impl Worker {
         let mut group = process::spawn(command, Some(memory::data_bytes(&settings.limits)), &settings.groups)?;
         ours.set_nonblocking(true)?;
         let (read, write) = UnixStream::from_std(ours)?.into_split();
-        let limit = usize::try_from(settings.limits.reply_bytes.saturating_add(HEAD)).unwrap_or(usize::MAX);
+        let largest = settings.limits.reply_bytes.max(settings.limits.memory_bytes);
+        let limit = usize::try_from(largest.saturating_add(HEAD)).unwrap_or(usize::MAX);
         let (messages, receiver) = nex_link::open::<FromWorker, ToWorker>(read, write, limit);
         let (to_function, events) = mpsc::channel(EVENTS);
         tokio::spawn(read_messages(receiver, to_function, settings.node.clone()));
@@ -131,7 +152,8 @@ impl Worker {
                 }
             })
         });
-        let worker = Self { group, messages, events, over, last_words, stderr };
+        let host_calls = HostCalls::new(settings.host.clone(), messages.clone(), answers, &settings.limits);
+        let worker = Self { group, messages, events, host_calls, over, last_words, stderr };
         // The first message of an empty queue always has room.
         worker.messages.try_send(ToWorker::Load(Box::new(settings.load.clone()), settings.source.clone()));
         Ok(worker)
@@ -144,7 +166,13 @@ impl Worker {
 
     /// The next thing it says. Cancel-safe.
     pub(crate) async fn event(&mut self) -> Event {
-        self.events.recv().await.unwrap_or(Event::Closed)
+        loop {
+            tokio::select! {
+                biased;
+                () = self.host_calls.one_over() => {}
+                event = self.events.recv() => return event.unwrap_or(Event::Closed),
+            }
+        }
     }
 
     /// Hands it a call; false when it is gone.
@@ -166,6 +194,7 @@ impl Worker {
 
     /// Kills it, unless it is dead, and says how it ended.
     pub(crate) async fn end(mut self, kill: bool) -> Ended {
+        self.host_calls.clear();
         // One that closed the stream is about to die by itself, and how it does is worth a moment.
         if kill || tokio::time::timeout(DYING, self.group.exited()).await.is_err() {
             self.group.signal(Signal::KILL);

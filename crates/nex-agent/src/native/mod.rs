@@ -25,7 +25,7 @@ use crate::{call, lines};
 
 /// Runs a service.
 pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
-    let Context { welcome, start, node, groups } = context;
+    let Context { welcome, start, node, groups, .. } = context;
     let (artifact, require_static) = (start.artifact.clone(), start.require_static);
     let checked = tokio::task::spawn_blocking(move || check(&artifact, require_static)).await;
     if let Err(why) = checked.unwrap_or_else(|_| Err("the check of the program failed".to_owned())) {

@@ -1,8 +1,10 @@
 //! Compiled code on disk: `<compiled_dir>/<engine>/<sha256>.cwasm`.
 //!
 //! `<engine>` stands for everything compiled code depends on: engine version, settings, processor. Files appear whole
-//! (written aside, synced, renamed) and only ever in the node's own folder, which no workload can write to. A file that
-//! does not load is compiled anew and replaced; a folder that cannot be written costs time, nothing else.
+//! (written aside, synced, renamed) and only ever in the node's own folder. Inside a sandbox no workload reaches it; without
+//! one, a native service runs as the node's own user and can write there as it can read the node's keys: that border is
+//! what `no_sandbox` gives up. A file that does not load is compiled anew and replaced; a folder that cannot be written
+//! costs time, nothing else.
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};

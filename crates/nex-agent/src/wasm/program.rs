@@ -67,7 +67,7 @@ pub(crate) fn prepare(engine: &Engine, start: &Start, folder: Option<&Path>) -> 
 
 fn module(engine: &Engine, artifact: &[u8], slot: Option<&Slot>) -> Result<Module, NotAFunction> {
     // SAFETY: `deserialize_file` runs what is in the file, so the file must be what `Module::serialize` of this engine
-    // wrote. The folder is the node's own, of mode 0700, reached by no workload; files in it are made by `Slot::store`
+    // wrote. The folder is the node's own, of mode 0700 (see `super::cache` for who reaches it); files in it are made by `Slot::store`
     // only, appear whole, and are named for the engine's compatibility hash, which the engine checks once more.
     let deserialize = |file: &Path| unsafe { Module::deserialize_file(engine, file) };
     if let Some(module) = slot.and_then(|slot| slot.load(deserialize)) {

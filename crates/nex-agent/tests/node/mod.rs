@@ -1,6 +1,9 @@
 //! A node as the agent sees one: starts the real binary with a socket as its standard input and speaks the link.
 #![allow(dead_code)] // each test binary uses its part
 
+pub(crate) mod functions;
+pub(crate) mod twin;
+
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -12,6 +15,7 @@ use nex_link::{Receiver, Sender};
 use nex_protocol::Environment;
 use nex_protocol::link::VERSION;
 use nex_protocol::link::frame::MAX_LINK_FRAME;
+use nex_protocol::link::host::{HostError, HostErrorCode, HostReply, HostRequest};
 use nex_protocol::link::message::{
     Exit, Failure, FailureKind, Headers, Invoke, Limits, Start, ToAgent, ToNode, Welcome,
 };
@@ -44,6 +48,17 @@ pub(crate) struct Node {
     from: Receiver<ToNode>,
     pub(crate) folder: tempfile::TempDir,
     aside: VecDeque<ToNode>,
+    pub(crate) hosts: Hosts,
+}
+
+/// Who answers host calls.
+pub(crate) enum Hosts {
+    /// Nobody: the node does not have them.
+    Unsupported,
+    /// A node in memory.
+    Twin(Box<twin::Twin>),
+    /// The test, which finds them among the messages.
+    Test,
 }
 
 /// The answer to a Start.
@@ -77,7 +92,14 @@ impl Node {
         ours.set_nonblocking(true).unwrap();
         let (read, write) = UnixStream::from_std(ours).unwrap().into_split();
         let (to, from) = nex_link::open(read, write, MAX_LINK_FRAME);
-        Self { agent, to: Some(to), from, folder: tempfile::tempdir().unwrap(), aside: VecDeque::new() }
+        Self {
+            agent,
+            to: Some(to),
+            from,
+            folder: tempfile::tempdir().unwrap(),
+            aside: VecDeque::new(),
+            hosts: Hosts::Unsupported,
+        }
     }
 
     /// An agent that has shaken hands.
@@ -120,8 +142,19 @@ impl Node {
     }
 
     async fn receive(&mut self) -> Option<ToNode> {
-        let message = tokio::time::timeout(PATIENCE, self.from.receive()).await.expect("the agent is silent");
-        message.unwrap_or_default()
+        loop {
+            let message = tokio::time::timeout(PATIENCE, self.from.receive()).await.expect("the agent is silent");
+            let message = message.unwrap_or_default()?;
+            let answers = match &mut self.hosts {
+                Hosts::Test => None,
+                Hosts::Twin(twin) => twin.hear(&message),
+                Hosts::Unsupported => unsupported(&message),
+            };
+            let Some(answers) = answers else { return Some(message) };
+            for answer in answers {
+                self.send(answer).await;
+            }
+        }
     }
 
     /// The first message of a kind; the others stay for later.
@@ -139,6 +172,31 @@ impl Node {
             }
             self.aside.push_back(message);
         }
+    }
+
+    /// The twin.
+    pub(crate) fn twin(&mut self) -> &mut twin::Twin {
+        match &mut self.hosts {
+            Hosts::Twin(twin) => twin,
+            _ => panic!("no twin"),
+        }
+    }
+
+    /// The next host call, when the test answers them: its number, the function's call, what is asked for.
+    pub(crate) async fn host_call(&mut self) -> (u64, u64, HostRequest) {
+        self.find(|message| match message {
+            ToNode::HostCall(number, call, request, _) => Some((*number, *call, request.clone())),
+            _ => None,
+        })
+        .await
+    }
+
+    pub(crate) async fn host_reply(&self, number: u64, reply: HostReply, body: impl Into<Bytes>) {
+        self.send(ToAgent::HostReply(number, Ok(reply), body.into())).await;
+    }
+
+    pub(crate) async fn host_cancelled(&mut self, number: u64) {
+        self.find(|message| (*message == ToNode::HostCancel(number)).then_some(())).await;
     }
 
     pub(crate) async fn start(&mut self, start: Start) -> Started {
@@ -228,6 +286,17 @@ impl Node {
     /// Waits for the end of the agent's process.
     pub(crate) async fn end(&mut self) -> ExitStatus {
         tokio::time::timeout(PATIENCE, self.agent.wait()).await.expect("the agent ends").unwrap()
+    }
+}
+
+fn unsupported(message: &ToNode) -> Option<Vec<ToAgent>> {
+    match message {
+        ToNode::HostCall(number, _, request, _) => {
+            let error = HostError::new(request, HostErrorCode::Unsupported, "not here");
+            Some(vec![ToAgent::HostReply(*number, Err(error), Bytes::new())])
+        }
+        ToNode::HostData(..) | ToNode::HostCancel(_) => Some(vec![]),
+        _ => None,
     }
 }
 

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nex_host_services::Settings;
 use nex_protocol::control::deploy::NatsConnection;
+use nex_protocol::subject::TriggerSubject;
 use nex_protocol::{Environment, Location, Namespace, WorkloadName, WorkloadType};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::reader::{Report, Section};
 use super::{
-    AutostartWorkload, Cni, Config, ConfigErrors, HostService, HostServices, Loaded, MachineTemplate, NodeLimits,
-    PublicNatsServer, RateLimiters, TokenBucket,
+    AutostartWorkload, Cni, Config, ConfigErrors, HostServices, Loaded, MachineTemplate, NodeLimits, PublicNatsServer,
+    RateLimiters, TokenBucket,
 };
 
 /// Keys of Go Nex that have no effect here, and why.
@@ -279,26 +281,41 @@ fn nats(root: &mut Section<'_>, config: &mut Config) {
         }
     });
     // 0.3.0-rc1 moved the connection into an object of its own and renamed the key.
-    let old = root.section("host_services", host_services);
-    let new = root.section("host_services_config", host_services);
-    set(&mut config.host_services, new.or(old));
+    let denied = &config.deny_trigger_subjects;
+    let old = root.section("host_services", |section| host_services(section, denied));
+    let new = root.section("host_services_config", |section| host_services(section, denied));
+    config.host_services = new.or(old).unwrap_or_else(|| HostServices {
+        nats: None,
+        settings: Settings { denied_subjects: denied.clone(), ..Settings::default() },
+    });
 }
 
-fn host_services(section: &mut Section<'_>) -> HostServices {
+fn host_services(section: &mut Section<'_>, denied: &[TriggerSubject]) -> HostServices {
     let flat = connection(section);
     let nested = section.section("nats", connection).flatten();
     let services = section.section("services", |services| {
         let mut named = BTreeMap::new();
-        for name in ["http", "kv", "messaging", "objectstore"] {
-            let service = services.section(name, |service| HostService {
-                enabled: service.take("enabled").unwrap_or(true),
-                config: service.take("config").unwrap_or_default(),
+        for name in ["http", "kv", "messaging", "objectstore", "quota"] {
+            let service = services.section(name, |service| {
+                (
+                    service.take("enabled").unwrap_or(true),
+                    service.take::<Map<String, Value>>("config").unwrap_or_default(),
+                )
             });
             named.extend(service.map(|service| (name.to_owned(), service)));
         }
         named
     });
-    HostServices { nats: nested.or(flat), services: services.unwrap_or_default() }
+    let settings = match Settings::from_config(&services.unwrap_or_default(), denied.to_vec()) {
+        Ok(settings) => settings,
+        Err(problems) => {
+            for problem in problems {
+                section.problem("services", problem);
+            }
+            Settings::default()
+        }
+    };
+    HostServices { nats: nested.or(flat), settings }
 }
 
 fn connection(section: &mut Section<'_>) -> Option<NatsConnection> {

@@ -108,22 +108,13 @@ pub struct AutostartWorkload {
     pub trigger_subjects: Vec<TriggerSubject>,
 }
 
-/// Host services: used from issue to issue more; kept whole so that a file for Go Nex is understood.
+/// Host services: their connection and settings.
 #[derive(Debug, Clone, Default)]
 pub struct HostServices {
     /// The workload connection, when it is not the node's own.
     pub nats: Option<NatsConnection>,
-    /// Settings by service name.
-    pub services: BTreeMap<String, HostService>,
-}
-
-/// Settings of one host service.
-#[derive(Debug, Clone)]
-pub struct HostService {
-    /// Whether functions may use it.
-    pub enabled: bool,
-    /// Its own settings.
-    pub config: serde_json::Map<String, serde_json::Value>,
+    /// Settings of the services.
+    pub settings: nex_host_services::Settings,
 }
 
 /// Size of a microVM.

@@ -86,7 +86,8 @@ impl Control {
             claimed_sha256,
             issuer: claims.iss,
             claimed_at: claims.iat,
-            trigger_connection: meaningful(request.trigger_connection).or(meaningful(request.host_services)),
+            trigger_connection: meaningful(request.trigger_connection),
+            host_services: meaningful(request.host_services),
             deployed_at_ms: unix_now_ms(),
         })
     }
@@ -199,6 +200,7 @@ fn configured(control: &Control, workload: &AutostartWorkload, issuer: &str) -> 
         issuer: issuer.to_owned(),
         claimed_at: 0,
         trigger_connection: None,
+        host_services: None,
         deployed_at_ms: unix_now_ms(),
     })
 }

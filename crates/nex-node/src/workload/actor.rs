@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nex_host_services::HostServices;
 use nex_protocol::event::Event;
 use nex_protocol::link::message::Exit;
 use nex_protocol::log::Level;
@@ -61,6 +62,8 @@ pub struct Shared {
     pub table: Table,
     /// Events and logs.
     pub publisher: Publisher,
+    /// Host services on the node's own connection.
+    pub services: HostServices,
 }
 
 /// Starts the actor of a workload; resolves when it first runs.
@@ -125,6 +128,7 @@ fn spawn(shared: &Arc<Shared>, id: String, spec: Spec, origin: Origin) -> Result
         instance,
         function,
         triggers: None,
+        services: None,
         started: (origin == Origin::Request).then_some(started),
         origin,
         artifact: None,
@@ -148,6 +152,8 @@ pub(super) struct Actor {
     pub(super) started: Option<oneshot::Sender<Result<(), Fault>>>,
     pub(super) origin: Origin,
     pub(super) artifact: Option<Artifact>,
+    /// The host services of a function, once it has started.
+    pub(super) services: Option<HostServices>,
     /// Whether it has run since the node started.
     pub(super) deployed: bool,
     /// When the present spell of running began.

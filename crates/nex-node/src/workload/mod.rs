@@ -11,6 +11,7 @@
 
 pub mod actor;
 pub mod call;
+pub mod host_calls;
 mod serve;
 mod start;
 pub mod table;
@@ -53,8 +54,10 @@ pub struct Spec {
     pub issuer: String,
     /// When the deploy claim was signed, seconds since 1970 by the issuer's clock: older claims do not stop it.
     pub claimed_at: i64,
-    /// Connection to subscribe to triggers on, when not the node's.
+    /// Connection to subscribe to triggers on, when not that of host services.
     pub trigger_connection: Option<NatsConnection>,
+    /// Connection of host services, when not the node's.
+    pub host_services: Option<NatsConnection>,
     /// When it was deployed, milliseconds since 1970.
     pub deployed_at_ms: u64,
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nex_host_services::Tenant;
 use nex_link::{LinkError, Receiver, Sender};
 use nex_protocol::event::Event;
 use nex_protocol::link::message::{ToAgent, ToNode};
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 
 use super::actor::{Actor, Ended};
 use super::call::Instance;
+use super::host_calls::{HostCalls, ProtocolBroken};
 use super::{Origin, Record, State};
 
 /// Time between two pings; this many unanswered ones in a row mean that the agent hangs.
@@ -28,6 +30,8 @@ pub(super) struct Hosted {
     pub(super) receiver: Receiver<ToNode>,
     pub(super) lost: CancellationToken,
     pub(super) place: Box<dyn Place>,
+    /// Host calls of a function; none for a service, which has no business with them.
+    pub(super) calls: Option<HostCalls>,
 }
 
 impl Actor {
@@ -61,6 +65,10 @@ impl Actor {
     /// Watches a running workload until it ends, and clears away its agent.
     pub(super) async fn serve(&mut self, mut hosted: Hosted) -> Ended {
         self.running_since = Some(Instant::now());
+        hosted.calls = self.services.clone().map(|services| {
+            let tenant = Tenant { namespace: self.spec.namespace.clone(), workload: self.spec.name.clone() };
+            HostCalls::new(services, tenant, hosted.sender.clone(), self.shared.config.functions.timeout)
+        });
         let instance = Arc::new(Instance::new(hosted.sender.clone()));
         self.instance.send_replace(Some(Arc::clone(&instance)));
         self.running();
@@ -135,6 +143,12 @@ impl Actor {
                 Some(Ended::Exited(exit))
             }
             ToNode::Pong(_) => None,
+            ToNode::HostCall(number, _, request, body) => hosted.host_calls(|calls| calls.begin(number, request, body)),
+            ToNode::HostData(number, chunk) => hosted.host_calls(|calls| calls.data(number, chunk)),
+            ToNode::HostCancel(number) => hosted.host_calls(|calls| {
+                calls.cancel(number);
+                Ok(())
+            }),
             ToNode::Hello(_) | ToNode::Started { .. } | ToNode::Rejected(_) => {
                 Some(Ended::Lost("the agent broke the protocol".to_owned()))
             }
@@ -186,9 +200,14 @@ fn lost_by(error: &LinkError) -> String {
 }
 
 impl Hosted {
+    fn host_calls(&mut self, act: impl FnOnce(&mut HostCalls) -> Result<(), ProtocolBroken>) -> Option<Ended> {
+        let done = self.calls.as_mut().map_or(Err(ProtocolBroken), act);
+        done.err().map(|error| Ended::Lost(error.to_string()))
+    }
+
     pub(super) async fn destroy(self) {
-        let Hosted { sender, receiver, lost, place } = self;
-        drop((sender, receiver, lost));
+        let Hosted { sender, receiver, lost, place, calls } = self;
+        drop((sender, receiver, lost, calls));
         place.destroy().await;
     }
 }

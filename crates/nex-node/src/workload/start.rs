@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
+use nex_host_services::HostServices;
 use nex_protocol::link::message::{Limits, Start, ToAgent, ToNode};
 use nex_protocol::{Code, Fault};
 use nex_sandbox::Agent;
@@ -50,8 +51,8 @@ impl Actor {
             Fault::new(Code::PoolExhausted, format!("Failed to get agent client from pool: {error}"))
         })?;
         let hosted = self.hand_over(agent, &artifact).await?;
-        if self.triggers.is_none() && !self.spec.trigger_subjects.is_empty() {
-            self.triggers = Some(self.subscribe().await?);
+        if self.spec.r#type.is_function() {
+            self.connect().await?;
         }
         self.artifact = Some(artifact);
         Ok(hosted)
@@ -93,7 +94,7 @@ impl Actor {
         let failed =
             |text: &dyn std::fmt::Display| Fault::new(Code::StartFailed, format!("Failed to deploy workload: {text}"));
         let Agent { sender, receiver, lost, place, .. } = agent;
-        let mut hosted = Hosted { sender, receiver, lost, place };
+        let mut hosted = Hosted { sender, receiver, lost, place, calls: None };
         let start = ToAgent::Start(Box::new(Start {
             name: self.spec.name.to_string(),
             namespace: self.spec.namespace.to_string(),
@@ -146,10 +147,26 @@ impl Actor {
         }
     }
 
-    async fn subscribe(&self) -> Result<Triggers, Fault> {
+    /// What a function needs besides its agent, made once: its services and its subscriptions.
+    async fn connect(&mut self) -> Result<(), Fault> {
         let failed = |text: String| Fault::new(Code::StartFailed, format!("Failed to deploy workload: {text}"));
-        let wanted = self.spec.trigger_connection.as_ref().or(self.shared.config.host_services.nats.as_ref());
-        let connection = self.shared.nats.for_workload(wanted, &self.id).await.map_err(failed)?;
-        Triggers::subscribe(connection, &self.function).await.map_err(failed)
+        let configured = self.shared.config.host_services.nats.as_ref();
+        let wanted = self.spec.host_services.as_ref().or(configured);
+        if self.services.is_none() {
+            self.services = Some(match wanted {
+                None => self.shared.services.clone(),
+                Some(_) => {
+                    let connection = self.shared.nats.for_workload(wanted, &self.id).await.map_err(failed)?;
+                    let settings = self.shared.config.host_services.settings.clone();
+                    HostServices::on_nats(connection.client, settings)
+                }
+            });
+        }
+        if self.triggers.is_none() {
+            let wanted = self.spec.trigger_connection.as_ref().or(wanted);
+            let connection = self.shared.nats.for_workload(wanted, &self.id).await.map_err(failed)?;
+            self.triggers = Some(Triggers::subscribe(connection, &self.function).await.map_err(failed)?);
+        }
+        Ok(())
     }
 }

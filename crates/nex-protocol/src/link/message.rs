@@ -11,6 +11,7 @@
 //!                 <-  Ping(call)
 //!   Pong(call)    ->
 //!   Log           ->                    any time
+//!   HostCall(n) … <-> HostReply(n)      host services; see [`super::host`]
 //!                 <-  Stop              once; afterwards the agent ends
 //!   Exited        ->                    the workload ended, by itself or because of Stop
 //! ```
@@ -22,6 +23,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::frame::Frame;
+use super::host::{HostError, HostReply, HostRequest, WatchEvent};
 use crate::environment::Environment;
 use crate::log::Level;
 use crate::name::WorkloadType;
@@ -138,6 +140,12 @@ pub enum ToAgent {
     },
     /// Are you there?
     Ping(u64),
+    /// The end of a host call: number, answer, payload.
+    HostReply(u64, Result<HostReply, HostError>, Bytes),
+    /// A chunk of an object, or a change of a watched key, for a host call.
+    HostData(u64, Option<WatchEvent>, Bytes),
+    /// A chunk of an upload was taken.
+    HostMore(u64),
 }
 
 /// The agent is there.
@@ -246,6 +254,12 @@ pub enum ToNode {
     Exited(Exit),
     /// Here.
     Pong(u64),
+    /// A host call: number, the function's call it is part of (0 for none), request, payload.
+    HostCall(u64, u64, HostRequest, Bytes),
+    /// A chunk of an upload; an empty one is the last.
+    HostData(u64, Bytes),
+    /// A host call is given up.
+    HostCancel(u64),
 }
 
 mod kind {
@@ -254,6 +268,9 @@ mod kind {
     pub(super) const INVOKE: u8 = 3;
     pub(super) const STOP: u8 = 4;
     pub(super) const PING: u8 = 5;
+    pub(super) const HOST_REPLY: u8 = 6;
+    pub(super) const HOST_DATA: u8 = 7;
+    pub(super) const HOST_MORE: u8 = 8;
     pub(super) const HELLO: u8 = 65;
     pub(super) const STARTED: u8 = 66;
     pub(super) const REJECTED: u8 = 67;
@@ -261,6 +278,9 @@ mod kind {
     pub(super) const LOG: u8 = 69;
     pub(super) const EXITED: u8 = 70;
     pub(super) const PONG: u8 = 71;
+    pub(super) const HOST_CALL: u8 = 72;
+    pub(super) const HOST_UPLOAD: u8 = 73;
+    pub(super) const HOST_CANCEL: u8 = 74;
 }
 
 #[derive(Serialize, Deserialize)]
@@ -286,6 +306,26 @@ struct OutcomeHead {
 struct LogHead {
     level: Level,
     text: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HostCallHead {
+    call: u64,
+    request: HostRequest,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HostReplyHead {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reply: Option<HostReply>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<HostError>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HostDataHead {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    event: Option<WatchEvent>,
 }
 
 /// A frame with a JSON head.
@@ -316,6 +356,15 @@ impl Message for ToAgent {
             ToAgent::Invoke(call, invoke, payload) => frame(kind::INVOKE, call, &invoke, payload),
             ToAgent::Stop { grace_ms } => frame(kind::STOP, 0, &StopHead { grace_ms }, Bytes::new()),
             ToAgent::Ping(call) => Ok(bare(kind::PING, call)),
+            ToAgent::HostReply(number, answer, body) => {
+                let (reply, error) = match answer {
+                    Ok(reply) => (Some(reply), None),
+                    Err(error) => (None, Some(error)),
+                };
+                frame(kind::HOST_REPLY, number, &HostReplyHead { reply, error }, body)
+            }
+            ToAgent::HostData(number, event, body) => frame(kind::HOST_DATA, number, &HostDataHead { event }, body),
+            ToAgent::HostMore(number) => Ok(bare(kind::HOST_MORE, number)),
         }
     }
 
@@ -326,6 +375,16 @@ impl Message for ToAgent {
             kind::INVOKE => ToAgent::Invoke(frame.call, head(&frame)?, frame.body),
             kind::STOP => ToAgent::Stop { grace_ms: head::<StopHead>(&frame)?.grace_ms },
             kind::PING => ToAgent::Ping(frame.call),
+            kind::HOST_REPLY => {
+                let HostReplyHead { reply, error } = head(&frame)?;
+                let answer = match error {
+                    Some(error) => Err(error),
+                    None => Ok(reply.unwrap_or(HostReply::Done)),
+                };
+                ToAgent::HostReply(frame.call, answer, frame.body)
+            }
+            kind::HOST_DATA => ToAgent::HostData(frame.call, head::<HostDataHead>(&frame)?.event, frame.body),
+            kind::HOST_MORE => ToAgent::HostMore(frame.call),
             other => return Err(MessageError::UnknownKind(other)),
         })
     }
@@ -347,6 +406,13 @@ impl Message for ToNode {
             ToNode::Log { level, text } => frame(kind::LOG, 0, &LogHead { level, text }, Bytes::new()),
             ToNode::Exited(exit) => frame(kind::EXITED, 0, &exit, Bytes::new()),
             ToNode::Pong(call) => Ok(bare(kind::PONG, call)),
+            ToNode::HostCall(number, call, request, body) => {
+                frame(kind::HOST_CALL, number, &HostCallHead { call, request }, body)
+            }
+            ToNode::HostData(number, body) => {
+                Ok(Frame { kind: kind::HOST_UPLOAD, call: number, head: Bytes::new(), body })
+            }
+            ToNode::HostCancel(number) => Ok(bare(kind::HOST_CANCEL, number)),
         }
     }
 
@@ -365,6 +431,12 @@ impl Message for ToNode {
             }
             kind::EXITED => ToNode::Exited(head(&frame)?),
             kind::PONG => ToNode::Pong(frame.call),
+            kind::HOST_CALL => {
+                let HostCallHead { call, request } = head(&frame)?;
+                ToNode::HostCall(frame.call, call, request, frame.body)
+            }
+            kind::HOST_UPLOAD => ToNode::HostData(frame.call, frame.body),
+            kind::HOST_CANCEL => ToNode::HostCancel(frame.call),
             other => return Err(MessageError::UnknownKind(other)),
         })
     }

@@ -5,7 +5,8 @@
 //! one workload. Who the workload belongs to is known from the link; nothing on it names a namespace to be believed.
 
 pub mod frame;
+pub mod host;
 pub mod message;
 
 /// Version of the link protocol. A node and an agent must agree on it; both come from one release.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;

@@ -1,0 +1,373 @@
+//! The host calls of one worker: each a task, within the deadline of the function's call it is part of.
+//!
+//! Nothing of what the worker says is believed. It names a call of the function: that call must be with this worker
+//! and have time left. It chooses the number of each host call: that must not be in use. What it may have open, and
+//! hold in the agent's memory, is bounded. A host call ends with its answer, with its deadline, when the worker gives
+//! it up, when the function's call has its outcome, or with the worker; in all but the first the node is told.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use nex_link::Sender;
+use nex_protocol::link::frame::MAX_LINK_FRAME;
+use nex_protocol::link::host::{
+    HostError, HostErrorCode, HostReply, HostRequest, KvRequest, ObjectRequest, WatchEvent,
+};
+use nex_protocol::link::message::Limits;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::answers::Answers;
+use super::protocol::{Ask, FromWorker, ToWorker};
+use crate::host::Host;
+
+/// Host calls a worker may have open.
+const OPEN: usize = 64;
+
+/// Objects that are collected at a time; each may have as many bytes as the function has memory.
+const DOWNLOADS: usize = 4;
+
+/// Largest payload that travels to the node in one piece; only objects go in chunks.
+const ONE_PIECE: usize = MAX_LINK_FRAME - (1 << 20);
+
+/// Bytes of one permit of the budget.
+const UNIT: usize = 1 << 10;
+
+/// The host calls of a worker. Dropping it gives them all up.
+#[derive(Debug)]
+pub(crate) struct HostCalls {
+    host: Host,
+    messages: Sender<ToWorker>,
+    answers: Answers,
+    open: HashMap<u64, Open>,
+    tasks: JoinSet<u64>,
+    /// Payloads in the agent's memory, both ways.
+    budget: Budget,
+    downloads: Arc<Semaphore>,
+    /// When a call that blocked the worker had its answer.
+    last_answer: Option<Instant>,
+}
+
+/// An open host call.
+#[derive(Debug)]
+struct Open {
+    call: u64,
+    request: HostRequest,
+    deadline: Instant,
+    sync: bool,
+    /// Whether the worker waits for it, when it is synchronous.
+    waited_for: Arc<AtomicBool>,
+    /// Changes of a watch that are wanted.
+    wanted: Arc<Semaphore>,
+    task: AbortHandle,
+}
+
+/// One host call, as its task needs it.
+struct Job {
+    number: u64,
+    call: u64,
+    request: HostRequest,
+    body: Bytes,
+    deadline: Instant,
+    way: Way,
+    host: Host,
+    budget: Budget,
+    downloads: Arc<Semaphore>,
+    waited_for: Arc<AtomicBool>,
+    wanted: Arc<Semaphore>,
+}
+
+/// Where a call is answered.
+enum Way {
+    Async(Sender<ToWorker>),
+    Sync(mpsc::Sender<ToWorker>),
+}
+
+impl Way {
+    /// Waits for the worker to read; when it is gone, so is who would care.
+    async fn send(&self, message: ToWorker) {
+        match self {
+            Way::Async(messages) => drop(messages.send(message).await),
+            Way::Sync(answers) => drop(answers.send(message).await),
+        }
+    }
+
+    fn try_send(&self, message: ToWorker) -> bool {
+        match self {
+            Way::Async(messages) => messages.try_send(message),
+            Way::Sync(answers) => answers.try_send(message).is_ok(),
+        }
+    }
+}
+
+/// Room for payloads, in units.
+#[derive(Debug, Clone)]
+struct Budget {
+    room: Arc<Semaphore>,
+    all: u32,
+}
+
+/// A payload that is counted as long as it is kept.
+struct Counted {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Budget {
+    fn new(bytes: u64) -> Self {
+        let units = bytes.div_ceil(UNIT as u64).max(1);
+        let all = u32::try_from(units).unwrap_or(u32::MAX);
+        Self { room: Arc::new(Semaphore::new(all as usize)), all }
+    }
+
+    /// One that is larger than everything is counted as everything: that it may be so large is decided elsewhere.
+    fn units(&self, bytes: &Bytes) -> u32 {
+        u32::try_from(bytes.len().div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.all)
+    }
+
+    /// Counts a payload that is here already; none when there is no room.
+    fn take(&self, bytes: Bytes) -> Option<Bytes> {
+        if bytes.is_empty() {
+            return Some(bytes);
+        }
+        let room = Arc::clone(&self.room).try_acquire_many_owned(self.units(&bytes)).ok()?;
+        Some(Bytes::from_owner(Counted { bytes, _room: room }))
+    }
+
+    /// Counts a payload once there is room.
+    async fn wait(&self, bytes: Bytes) -> Bytes {
+        if bytes.is_empty() {
+            return bytes;
+        }
+        match Arc::clone(&self.room).acquire_many_owned(self.units(&bytes)).await {
+            Ok(room) => Bytes::from_owner(Counted { bytes, _room: room }),
+            Err(_) => bytes,
+        }
+    }
+}
+
+impl HostCalls {
+    /// No calls.
+    pub(crate) fn new(host: Host, messages: Sender<ToWorker>, answers: Answers, limits: &Limits) -> Self {
+        Self {
+            host,
+            messages,
+            answers,
+            open: HashMap::new(),
+            tasks: JoinSet::new(),
+            budget: Budget::new(limits.memory_bytes),
+            downloads: Arc::new(Semaphore::new(DOWNLOADS)),
+            last_answer: None,
+        }
+    }
+
+    /// Takes what the worker says about host calls. `deadline` tells that of a call of the function; none when the call
+    /// is not with the worker.
+    pub(crate) fn hear(&mut self, message: FromWorker, deadline: impl FnOnce(u64) -> Option<Instant>) {
+        match message {
+            FromWorker::HostCall(number, ask, body) => {
+                let deadline = deadline(ask.call);
+                self.begin(number, *ask, body, deadline);
+            }
+            FromWorker::HostCancel(number) => self.cancel(number),
+            FromWorker::HostMore(number) => self.more(number),
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, number: u64, ask: Ask, body: Bytes, deadline: Option<Instant>) {
+        let Ask { call, sync, request } = ask;
+        if self.open.contains_key(&number) {
+            // Two answers with one number would be worse than none.
+            tracing::debug!(number, "the worker used the number of an open host call");
+            return;
+        }
+        match self.admit(request, body, deadline) {
+            Ok((request, body, deadline)) => self.run(number, call, sync, request, body, deadline),
+            Err(error) => self.refuse(number, sync, error),
+        }
+    }
+
+    fn admit(
+        &self,
+        request: Result<HostRequest, String>,
+        body: Bytes,
+        deadline: Option<Instant>,
+    ) -> Result<(HostRequest, Bytes, Instant), HostError> {
+        let request = request.map_err(|message| HostError {
+            service: "host".to_owned(),
+            method: "call".to_owned(),
+            code: HostErrorCode::Invalid,
+            message,
+            retry: false,
+        })?;
+        let fail = |code, text: String| Err(HostError::new(&request, code, text));
+        let Some(deadline) = deadline else {
+            let text = "host services work only while the function's call runs that asks for them";
+            return fail(HostErrorCode::Invalid, text.to_owned());
+        };
+        if self.open.len() >= OPEN {
+            return fail(HostErrorCode::Quota, format!("{OPEN} host calls are open already"));
+        }
+        let chunked = matches!(request, HostRequest::ObjectStore(ObjectRequest::Put { .. }));
+        if !chunked && body.len() > ONE_PIECE {
+            let text = format!("the payload has {} bytes, {ONE_PIECE} are allowed", body.len());
+            return fail(HostErrorCode::TooLarge, text);
+        }
+        match self.budget.take(body) {
+            Some(body) => Ok((request, body, deadline)),
+            None => fail(HostErrorCode::Quota, "too many bytes are on their way already".to_owned()),
+        }
+    }
+
+    fn run(&mut self, number: u64, call: u64, sync: bool, request: HostRequest, body: Bytes, deadline: Instant) {
+        let is_watch = matches!(request, HostRequest::Kv(KvRequest::Watch { .. }));
+        let (waited_for, wanted) = (Arc::new(AtomicBool::new(sync && !is_watch)), Arc::new(Semaphore::new(0)));
+        let job = Job {
+            number,
+            call,
+            request: request.clone(),
+            body,
+            deadline,
+            way: self.way(sync),
+            host: self.host.clone(),
+            budget: self.budget.clone(),
+            downloads: Arc::clone(&self.downloads),
+            waited_for: Arc::clone(&waited_for),
+            wanted: Arc::clone(&wanted),
+        };
+        let task = self.tasks.spawn(async move {
+            if is_watch {
+                job.watch().await;
+            } else {
+                job.call().await;
+            }
+            number
+        });
+        self.open.insert(number, Open { call, request, deadline, sync, waited_for, wanted, task });
+    }
+
+    fn way(&self, sync: bool) -> Way {
+        if sync { Way::Sync(self.answers.sender()) } else { Way::Async(self.messages.clone()) }
+    }
+
+    /// A worker that asks for more than it may, and does not read what it is told, is not waited for.
+    fn refuse(&self, number: u64, sync: bool, error: HostError) {
+        if !self.way(sync).try_send(ToWorker::HostReply(number, Err(error), Bytes::new())) {
+            tracing::debug!(number, "the worker does not read the answers to its host calls");
+        }
+    }
+
+    /// The worker wants the next change of a watch.
+    fn more(&self, number: u64) {
+        let Some(open) = self.open.get(&number) else { return };
+        if open.wanted.available_permits() < OPEN {
+            open.waited_for.store(open.sync, Ordering::Relaxed);
+            open.wanted.add_permits(1);
+        }
+    }
+
+    /// The worker gives a call up.
+    fn cancel(&mut self, number: u64) {
+        if let Some(open) = self.open.remove(&number) {
+            open.task.abort();
+        }
+    }
+
+    /// The function's call has its outcome: what it left open is given up.
+    pub(crate) fn end_of(&mut self, call: u64) {
+        let left: Vec<u64> =
+            self.open.iter().filter(|(_, open)| open.call == call).map(|(number, _)| *number).collect();
+        for number in left {
+            let Some(open) = self.open.remove(&number) else { continue };
+            open.task.abort();
+            let text = "the function's call ended before the answer came: await it";
+            self.refuse(number, open.sync, HostError::new(&open.request, HostErrorCode::Invalid, text));
+        }
+    }
+
+    /// Gives everything up.
+    pub(crate) fn clear(&mut self) {
+        self.open.clear();
+        self.tasks.abort_all();
+    }
+
+    /// Resolves when a host call is over; never when none is open. Cancel-safe.
+    pub(crate) async fn one_over(&mut self) {
+        match self.tasks.join_next_with_id().await {
+            // Not one with the same number that began after this one was given up.
+            Some(Ok((task, number))) => {
+                if self.open.get(&number).is_some_and(|open| open.task.id() == task)
+                    && let Some(open) = self.open.remove(&number)
+                    && open.sync
+                {
+                    self.last_answer = Some(Instant::now());
+                }
+            }
+            Some(Err(_)) => {}
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Until when the worker may be waiting for the node; a time in the past when it did so then.
+    pub(crate) fn blocked_until(&self, now: Instant) -> Option<Instant> {
+        let waited_for = |open: &&Open| open.waited_for.load(Ordering::Relaxed) && open.deadline > now;
+        self.open.values().filter(waited_for).map(|open| open.deadline).max().or(self.last_answer)
+    }
+}
+
+impl Job {
+    async fn call(self) {
+        let Self { number, call, request, body, deadline, way, host, budget, downloads, waited_for, .. } = self;
+        let late = HostError::new(&request, HostErrorCode::Timeout, "the function's call has no time left");
+        let work = async {
+            let is_download = matches!(request, HostRequest::ObjectStore(ObjectRequest::Get { .. }));
+            let _slot = if is_download { downloads.acquire_owned().await.ok() } else { None };
+            let (reply, body) = host.call(call, request, body).await?;
+            Ok((reply, budget.wait(body).await))
+        };
+        let (answer, body) = match tokio::time::timeout_at(deadline, work).await {
+            Ok(Ok((reply, body))) => (Ok(reply), body),
+            Ok(Err(error)) => (Err(error), Bytes::new()),
+            Err(_) => (Err(late), Bytes::new()),
+        };
+        way.send(ToWorker::HostReply(number, answer, body)).await;
+        waited_for.store(false, Ordering::Relaxed);
+    }
+
+    async fn watch(self) {
+        let answer = match tokio::time::timeout_at(self.deadline, self.changes()).await {
+            Ok(Ok(())) => Ok(HostReply::Done),
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                let text = "the function's call has no time left";
+                Err(HostError::new(&self.request, HostErrorCode::Timeout, text))
+            }
+        };
+        self.way.send(ToWorker::HostReply(self.number, answer, Bytes::new())).await;
+        self.waited_for.store(false, Ordering::Relaxed);
+    }
+
+    /// Hands on changes as they are wanted, until the node ends the watch.
+    async fn changes(&self) -> Result<(), HostError> {
+        let mut watch = self.host.watch(self.call, self.request.clone()).await?;
+        loop {
+            let Ok(wanted) = self.wanted.acquire().await else { return Ok(()) };
+            wanted.forget();
+            let Some(change) = watch.next().await else { return Ok(()) };
+            let (event, body): (WatchEvent, Bytes) = change?;
+            let body = self.budget.wait(body).await;
+            self.waited_for.store(false, Ordering::Relaxed);
+            self.way.send(ToWorker::HostEvent(self.number, event, body)).await;
+        }
+    }
+}

@@ -1,0 +1,160 @@
+// The JavaScript side of a function: loads the source, runs calls, answers in frames. See `javascript/protocol.rs`
+// for the frames; stdin and stdout are the two ends of one socket to the agent. The files of this folder are one
+// module, in the order that `javascript/worker.rs` names.
+//
+// Nothing here is a security border: the function shares this realm and may change anything in it. What protects the
+// node is outside: Deno runs without a single permission once the function's first line runs, the process is bounded
+// by the agent, and the agent believes nothing that comes out of it. What is taken from `Deno` and from the
+// prototypes is taken before that line, so that a function (or a polyfill) that changes them breaks only itself.
+
+const KIND = {
+  load: 1,
+  call: 2,
+  ping: 3,
+  hostReply: 4,
+  hostEvent: 5,
+  loaded: 65,
+  refused: 66,
+  outcome: 67,
+  yielded: 68,
+  pong: 69,
+  log: 70,
+  hostCall: 71,
+  hostCancel: 72,
+  hostMore: 73,
+};
+const PREFIX = 4;
+const FIXED = 1 + 8 + 4;
+// One log frame carries at most so many characters; the agent splits further, by lines.
+const LOG_TEXT = 16 * 1024;
+const FAILURE_TEXT = 4 * 1024;
+// Turns of the microtask queue an async function has before the agent is told that it waits for something. One that
+// only awaits what is there already then costs a single frame.
+const TURNS = 8;
+
+// ---------------------------------------------------------------- what the function may change later
+
+const uncurry = Function.prototype.bind.bind(Function.prototype.call);
+const getterOf = (prototype, name) => uncurry(Object.getOwnPropertyDescriptor(prototype, name).get);
+
+const { apply } = Reflect;
+const { create, defineProperty, entries, freeze, keys, hasOwn } = Object;
+const { parse, stringify } = JSON;
+const { isArray } = Array;
+const { isFinite, isSafeInteger } = Number;
+const { min, trunc } = Math;
+const { isView } = ArrayBuffer;
+const ThePromise = Promise;
+const TheMap = Map;
+const toNumber = Number;
+const toBigInt = BigInt;
+const toText = String;
+const indirectEval = eval;
+
+const TypedArray = Object.getPrototypeOf(Uint8Array);
+const lengthOf = getterOf(TypedArray.prototype, "length");
+const typeOf = getterOf(TypedArray.prototype, Symbol.toStringTag);
+const setBytes = uncurry(TypedArray.prototype.set);
+const copyWithin = uncurry(TypedArray.prototype.copyWithin);
+const viewParts = (prototype) => ["buffer", "byteOffset", "byteLength"].map((name) => getterOf(prototype, name));
+const [arrayBuffer, arrayOffset, arrayBytes] = viewParts(TypedArray.prototype);
+const [dataBuffer, dataOffset, dataBytes] = viewParts(DataView.prototype);
+const getUint8 = uncurry(DataView.prototype.getUint8);
+const getUint32 = uncurry(DataView.prototype.getUint32);
+const getBigUint64 = uncurry(DataView.prototype.getBigUint64);
+const setUint8 = uncurry(DataView.prototype.setUint8);
+const setUint32 = uncurry(DataView.prototype.setUint32);
+const setBigUint64 = uncurry(DataView.prototype.setBigUint64);
+const TheBytes = Uint8Array;
+const TheView = DataView;
+const TheBuffer = ArrayBuffer;
+const TheSharedBuffer = SharedArrayBuffer;
+
+const push = uncurry(Array.prototype.push);
+const shift = uncurry(Array.prototype.shift);
+const join = uncurry(Array.prototype.join);
+const mapGet = uncurry(Map.prototype.get);
+const mapSet = uncurry(Map.prototype.set);
+const mapDelete = uncurry(Map.prototype.delete);
+const slice = uncurry(String.prototype.slice);
+const endsWith = uncurry(String.prototype.endsWith);
+const includes = uncurry(String.prototype.includes);
+const indexOf = uncurry(String.prototype.indexOf);
+const lastIndexOf = uncurry(String.prototype.lastIndexOf);
+const charCodeAt = uncurry(String.prototype.charCodeAt);
+const toLowerCase = uncurry(String.prototype.toLowerCase);
+const toUpperCase = uncurry(String.prototype.toUpperCase);
+const split = uncurry(String.prototype.split);
+const replace = uncurry(String.prototype.replace);
+const replaceAll = uncurry(String.prototype.replaceAll);
+const toWellFormed = uncurry(String.prototype.toWellFormed);
+const test = uncurry(RegExp.prototype.test);
+const encodeText = uncurry(TextEncoder.prototype.encode);
+const decodeText = uncurry(TextDecoder.prototype.decode);
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+const EMPTY = new Uint8Array(0);
+const NONE = Object.freeze(Object.create(null));
+
+const encode = (text) => encodeText(encoder, text);
+const decode = (bytes) => decodeText(decoder, bytes);
+
+// With these two fixed, `await` on a promise of this realm never looks at what the function made of `then`.
+defineProperty(Promise.prototype, "constructor", { value: Promise, writable: false, configurable: false });
+defineProperty(Promise, Symbol.species, { value: Promise, writable: false, configurable: false });
+
+const { stdin, stdout, exit, inspect } = Deno;
+const { Console, core } = Deno[Deno.internal] ?? {};
+const read = stdin.read.bind(stdin);
+const write = stdout.writeSync.bind(stdout);
+const own = import.meta.url;
+
+// The answers to synchronous host calls have a way of their own, a named pipe that is read only while such a call
+// waits: a read of stdin is pending most of the time, and Deno has no second one beside it. The permission to read the
+// pipe is the only one this process ever has, and ends here.
+const answers = Deno.openSync(Deno.args[0]);
+Deno.permissions.revokeSync({ name: "read" });
+Deno.permissions.revokeSync({ name: "read", path: Deno.args[0] });
+if (Deno.permissions.querySync({ name: "read", path: Deno.args[0] }).state === "granted") exit(70);
+const readAnswer = answers.readSync.bind(answers);
+
+// The call that the running code belongs to, across everything it awaits and every timer it starts.
+const current = await (async () => {
+  if (core?.AsyncVariable && core.setAsyncContext) {
+    const variable = new core.AsyncVariable();
+    const { setAsyncContext } = core;
+    const enter = variable.enter.bind(variable);
+    const run = (value, task) => {
+      const before = enter(value);
+      try {
+        return task();
+      } finally {
+        setAsyncContext(before);
+      }
+    };
+    return { get: variable.get.bind(variable), run };
+  }
+  const storage = new (await import("node:async_hooks")).AsyncLocalStorage();
+  return { get: storage.getStore.bind(storage), run: storage.run.bind(storage) };
+})();
+
+// JSON of plain values, whatever `toJSON` anybody gave to whichever prototype.
+function json(value) {
+  // A surrogate alone is no text for anybody but JavaScript.
+  if (typeof value === "string") return stringify(toWellFormed(value));
+  if (typeof value === "number") return isFinite(value) ? `${value}` : "null";
+  if (typeof value !== "object" || value === null) return `${value ?? null}`;
+  let text = "";
+  if (isArray(value)) {
+    for (let at = 0; at < value.length; at++) text += `${at > 0 ? "," : ""}${json(value[at])}`;
+    return `[${text}]`;
+  }
+  const names = keys(value);
+  for (let at = 0; at < names.length; at++) {
+    const field = value[names[at]];
+    if (field !== undefined) text += `${text === "" ? "" : ","}${stringify(names[at])}:${json(field)}`;
+  }
+  return `{${text}}`;
+}
+
+const field = (object, name) => (hasOwn(object, name) ? object[name] : undefined);

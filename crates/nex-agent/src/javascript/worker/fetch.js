@@ -1,0 +1,68 @@
+
+// ---------------------------------------------------------------- fetch
+
+const TheHeaders = Headers;
+const TheRequest = Request;
+const TheResponse = Response;
+const TheURL = URL;
+const ownFetch = fetch;
+const eachHeader = uncurry(Headers.prototype.forEach);
+const appendHeader = uncurry(Headers.prototype.append);
+const urlText = getterOf(URL.prototype, "href");
+const requestPart = create(null);
+for (const name of ["body", "headers", "method", "redirect", "signal", "url"]) {
+  requestPart[name] = getterOf(Request.prototype, name);
+}
+const requestBytes = uncurry(Request.prototype.arrayBuffer);
+const cloneResponse = uncurry(Response.prototype.clone);
+const isAborted = getterOf(AbortSignal.prototype, "aborted");
+const abortReason = getterOf(AbortSignal.prototype, "reason");
+const listen = uncurry(EventTarget.prototype.addEventListener);
+const unlisten = uncurry(EventTarget.prototype.removeEventListener);
+const FETCH = { service: "http", method: "fetch", read: (reply, body) => ({ reply, body }) };
+
+async function hostFetch(input, init) {
+  const request = new TheRequest(input, init);
+  const url = requestPart.url(request);
+  // Of these the process itself has the content.
+  if (/^(data|blob):/.test(url)) return await ownFetch(request);
+  const redirect = requestPart.redirect(request);
+  if (redirect === "manual") throw new TypeError("fetch: redirect 'manual' is not supported: redirects are followed");
+  const signal = requestPart.signal(request);
+  if (isAborted(signal)) throw abortReason(signal);
+  const body = requestPart.body(request) === null ? EMPTY : new TheBytes(await requestBytes(request));
+  if (isAborted(signal)) throw abortReason(signal);
+  const headers = pairsOf(FETCH, requestPart.headers(request));
+  const asked = { service: "http", method: requestPart.method(request), url, headers };
+  const { promise, cancel } = callAsync(FETCH, asked, body);
+  const abort = () => cancel(abortReason(signal));
+  listen(signal, "abort", abort);
+  let answer;
+  try {
+    answer = await promise;
+  } finally {
+    unlisten(signal, "abort", abort);
+  }
+  // The fragment is not sent, and may not come back.
+  const came = field(answer.reply, "url");
+  const redirected = came !== url && came !== slice(url, 0, indexOf(`${url}#`, "#"));
+  if (redirected && redirect === "error") throw new TypeError("fetch: the server redirects, which the caller forbids");
+  return fetched(answer, redirected);
+}
+
+function fetched({ reply, body }, redirected) {
+  const status = field(reply, "status");
+  const headers = new TheHeaders();
+  const pairs = field(reply, "headers") ?? [];
+  for (let at = 0; at < pairs.length; at++) appendHeader(headers, pairs[at][0], pairs[at][1]);
+  const bodyless = status === 204 || status === 205 || status === 304;
+  const response = new TheResponse(bodyless ? null : body, { status, headers });
+  return placed(response, field(reply, "url"), redirected);
+}
+
+// A response that was made here knows nothing of where it came from.
+function placed(response, url, redirected) {
+  defineProperty(response, "url", { value: url });
+  defineProperty(response, "redirected", { value: redirected });
+  return hidden(response, "clone", () => placed(cloneResponse(response), url, redirected));
+}

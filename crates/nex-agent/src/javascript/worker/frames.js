@@ -1,0 +1,111 @@
+
+// ---------------------------------------------------------------- frames
+
+// The head is JSON text, empty for none.
+function send(kind, call, head = "", body = EMPTY) {
+  const headBytes = head === "" ? EMPTY : encode(head);
+  const headLength = lengthOf(headBytes);
+  const bodyLength = lengthOf(body);
+  const small = bodyLength <= 64 * 1024;
+  const buffer = new TheBuffer(PREFIX + FIXED + headLength + (small ? bodyLength : 0));
+  const frame = new TheBytes(buffer);
+  const view = new TheView(buffer);
+  setUint32(view, 0, FIXED + headLength + bodyLength);
+  setUint8(view, 4, kind);
+  setBigUint64(view, 5, call);
+  setUint32(view, 13, headLength);
+  setBytes(frame, headBytes, PREFIX + FIXED);
+  if (small) setBytes(frame, body, PREFIX + FIXED + headLength);
+  writeAll(frame, buffer, 0);
+  if (!small) writeAll(body, arrayBuffer(body), arrayOffset(body));
+}
+
+function writeAll(bytes, buffer, offset) {
+  const length = lengthOf(bytes);
+  try {
+    let at = write(bytes);
+    while (at < length) at += write(new TheBytes(buffer, offset + at, length - at));
+  } catch {
+    // The agent is gone, and with it everyone this could be for.
+    exit(0);
+  }
+}
+
+// A stream of frames: bytes that came and were not taken yet.
+function stream() {
+  const memory = new TheBuffer(64 * 1024);
+  return { memory, view: new TheView(memory), bytes: new TheBytes(memory), start: 0, end: 0 };
+}
+
+// Room behind what is there already.
+function room(from) {
+  if (from.start > 0) {
+    copyWithin(from.bytes, 0, from.start, from.end);
+    from.end -= from.start;
+    from.start = 0;
+  }
+  return new TheBytes(from.memory, from.end);
+}
+
+// The fixed part of the next frame, taken; null when it is not there whole.
+function prefix(from) {
+  if (from.end - from.start < PREFIX + FIXED) return null;
+  const { view, start } = from;
+  const headLength = getUint32(view, start + 13);
+  const bodyLength = getUint32(view, start) - FIXED - headLength;
+  from.start += PREFIX + FIXED;
+  return { kind: getUint8(view, start + 4), call: getBigUint64(view, start + 5), headLength, bodyLength };
+}
+
+// An array of that length with as much as is there already, and how much that is.
+function begin(from, length) {
+  const memory = new TheBuffer(length);
+  const bytes = new TheBytes(memory);
+  const have = min(length, from.end - from.start);
+  setBytes(bytes, new TheBytes(from.memory, from.start, have));
+  from.start += have;
+  return { memory, bytes, have, length };
+}
+
+const rest = (part) => new TheBytes(part.memory, part.have);
+
+// Counts what was read; the end of a stream is the end of everything.
+function more(count) {
+  if (count === null || count === 0) exit(0);
+  return count;
+}
+
+function frameOf({ kind, call }, head, body) {
+  return { kind, call, head: head.length === 0 ? undefined : parse(decode(head.bytes)), body: body.bytes };
+}
+
+const incoming = stream();
+
+async function nextFrame() {
+  let fixed;
+  while ((fixed = prefix(incoming)) === null) {
+    const count = more(await read(room(incoming)));
+    incoming.end += count;
+  }
+  const head = begin(incoming, fixed.headLength);
+  while (head.have < head.length) head.have += more(await read(rest(head)));
+  const body = begin(incoming, fixed.bodyLength);
+  while (body.have < body.length) body.have += more(await read(rest(body)));
+  return frameOf(fixed, head, body);
+}
+
+const answered = stream();
+
+// The next answer to a synchronous call. Blocks; nothing else runs meanwhile.
+function nextAnswer() {
+  let fixed;
+  while ((fixed = prefix(answered)) === null) {
+    const count = more(readAnswer(room(answered)));
+    answered.end += count;
+  }
+  const head = begin(answered, fixed.headLength);
+  while (head.have < head.length) head.have += more(readAnswer(rest(head)));
+  const body = begin(answered, fixed.bodyLength);
+  while (body.have < body.length) body.have += more(readAnswer(rest(body)));
+  return frameOf(fixed, head, body);
+}

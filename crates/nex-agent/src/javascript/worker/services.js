@@ -1,0 +1,267 @@
+
+// ---------------------------------------------------------------- arguments
+
+function copyOf(bytes) {
+  const copy = new TheBytes(lengthOf(bytes));
+  setBytes(copy, bytes);
+  return copy;
+}
+
+// The bytes of text or binary data; undefined when it is neither.
+function bytesOf(value) {
+  if (typeof value === "string") return encode(value);
+  if (isView(value)) {
+    const typed = typeOf(value) !== undefined;
+    const buffer = typed ? arrayBuffer(value) : dataBuffer(value);
+    const offset = typed ? arrayOffset(value) : dataOffset(value);
+    const bytes = new TheBytes(buffer, offset, typed ? arrayBytes(value) : dataBytes(value));
+    return buffer instanceof TheSharedBuffer ? copyOf(bytes) : bytes;
+  }
+  if (value instanceof TheBuffer) return new TheBytes(value);
+  return value instanceof TheSharedBuffer ? copyOf(new TheBytes(value)) : undefined;
+}
+
+function payload(spec, value, optional = false) {
+  if (optional && (value === undefined || value === null)) return EMPTY;
+  const bytes = bytesOf(value);
+  if (bytes === undefined) {
+    throw invalid(spec, `a payload is a string, a Uint8Array or another view or buffer, not ${kindOf(value)}`);
+  }
+  return bytes;
+}
+
+function text(spec, value, what) {
+  if (typeof value !== "string") throw invalid(spec, `the ${what} is a string, not ${kindOf(value)}`);
+  return value;
+}
+
+function whole(spec, value, what) {
+  if (value === undefined || value === null) return undefined;
+  if (typeof value !== "number" || !isFinite(value) || value < 0) {
+    throw invalid(spec, `${what} is a number that is not negative`);
+  }
+  const number = trunc(value);
+  return isSafeInteger(number) ? number : undefined;
+}
+
+function options(spec, value, what = "options") {
+  if (value === undefined || value === null) return NONE;
+  if (typeof value !== "object") throw invalid(spec, `the ${what} are an object, not ${kindOf(value)}`);
+  return value;
+}
+
+// Headers as pairs, of an object (values: text or arrays of it), an array of pairs, or a Headers object.
+function pairsOf(spec, headers) {
+  if (headers === undefined || headers === null) return [];
+  if (typeof headers !== "object") throw invalid(spec, `headers are an object, not ${kindOf(headers)}`);
+  const pairs = [];
+  if (headers instanceof TheHeaders) {
+    eachHeader(headers, (value, name) => push(pairs, [name, value]));
+    return pairs;
+  }
+  const given = isArray(headers) ? headers : entries(headers);
+  for (let at = 0; at < given.length; at++) {
+    const pair = given[at];
+    const values = isArray(pair[1]) ? pair[1] : [pair[1]];
+    for (let each = 0; each < values.length; each++) push(pairs, [toText(pair[0]), toText(values[each])]);
+  }
+  return pairs;
+}
+
+// ---------------------------------------------------------------- results
+
+function hidden(object, name, value) {
+  defineProperty(object, name, { value, enumerable: false, writable: true, configurable: true });
+  return object;
+}
+
+// Every value of each header by its name.
+function byName(pairs) {
+  const headers = create(null);
+  for (let at = 0; pairs !== undefined && at < pairs.length; at++) {
+    const name = pairs[at][0];
+    push(headers[name] ??= [], pairs[at][1]);
+  }
+  return headers;
+}
+
+const nothing = () => undefined;
+const revisionOf = (reply) => field(reply, "revision");
+const isMissing = (reply) => field(reply, "kind") === "missing";
+
+// A message's body, its headers beside it.
+const messageOf = (head, body) => hidden(body, "headers", byName(field(head, "headers")));
+
+function messagesOf(reply, body) {
+  const heads = field(reply, "messages") ?? [];
+  const found = [];
+  let at = 0;
+  for (let each = 0; each < heads.length; each++) {
+    const length = field(heads[each], "length");
+    push(found, messageOf(heads[each], copyOf(new TheBytes(arrayBuffer(body), arrayOffset(body) + at, length))));
+    at += length;
+  }
+  return found;
+}
+
+// `Content-Type` for `content-type`.
+function canonical(name) {
+  const parts = split(name, "-");
+  for (let at = 0; at < parts.length; at++) {
+    parts[at] = toUpperCase(slice(parts[at], 0, 1)) + toLowerCase(slice(parts[at], 1));
+  }
+  return join(parts, "-");
+}
+
+// The documented response. What is not documented does not show in its JSON.
+function responseOf(reply, body) {
+  const headers = create(null);
+  const pairs = field(reply, "headers") ?? [];
+  for (let at = 0; at < pairs.length; at++) {
+    const name = canonical(pairs[at][0]);
+    const joined = hasOwn(headers, name) ? `${headers[name]}, ${pairs[at][1]}` : pairs[at][1];
+    headers[name] = joined;
+    if (toLowerCase(name) !== name) hidden(headers, toLowerCase(name), joined);
+  }
+  const response = { status: field(reply, "status"), headers };
+  let decoded;
+  defineProperty(response, "response", { get: () => (decoded ??= decode(body)), enumerable: true });
+  hidden(response, "body", body);
+  hidden(response, "url", field(reply, "url"));
+  return hidden(response, "json", () => parse(response.response));
+}
+
+// ---------------------------------------------------------------- services
+
+// What each method sends: `[request, body]`, of its arguments; and what it makes of the answer.
+const methods = create(null);
+
+function method(service, name, prepare, read) {
+  methods[service] ??= create(null);
+  methods[service][name] = { service, method: name, prepare, read };
+}
+
+const key = (spec, value) => text(spec, value, "key");
+
+method("kv", "get", (spec, name) => [{ service: "kv", method: "get", key: key(spec, name) }], (reply, body) => {
+  return isMissing(reply) ? null : hidden(body, "revision", revisionOf(reply));
+});
+method("kv", "set", (spec, name, value, given) => {
+  const ttlMs = whole(spec, options(spec, given).ttl, "ttl");
+  return [{ service: "kv", method: "set", key: key(spec, name), ttlMs }, payload(spec, value)];
+}, nothing);
+method("kv", "create", (spec, name, value, given) => {
+  const ttlMs = whole(spec, options(spec, given).ttl, "ttl");
+  return [{ service: "kv", method: "create", key: key(spec, name), ttlMs }, payload(spec, value)];
+}, revisionOf);
+method("kv", "update", (spec, name, value, seen) => {
+  const revision = whole(spec, seen, "the revision");
+  if (revision === undefined) throw invalid(spec, "the revision that the key is at is missing");
+  return [{ service: "kv", method: "update", key: key(spec, name), revision }, payload(spec, value)];
+}, revisionOf);
+method("kv", "delete", (spec, name) => [{ service: "kv", method: "delete", key: key(spec, name) }], nothing);
+method("kv", "exists", (spec, name) => [{ service: "kv", method: "exists", key: key(spec, name) }], (reply) => {
+  return field(reply, "value") === true;
+});
+method("kv", "keys", () => [{ service: "kv", method: "keys" }], (reply) => field(reply, "keys") ?? []);
+method("kv", "watch", (spec, pattern) => {
+  return [{ service: "kv", method: "watch", key: pattern === undefined ? pattern : key(spec, pattern) }];
+});
+
+const infoOf = (reply) => (isMissing(reply) ? null : field(reply, "info"));
+const object = (method) => (spec, name) => [{ service: "objectStore", method, name: text(spec, name, "name") }];
+
+method("objectStore", "get", object("get"), (reply, body) => (isMissing(reply) ? null : body));
+method("objectStore", "put", (spec, name, value) => {
+  return [object("put")(spec, name)[0], payload(spec, value)];
+}, infoOf);
+method("objectStore", "delete", object("delete"), nothing);
+method("objectStore", "info", object("info"), infoOf);
+method("objectStore", "list", () => [{ service: "objectStore", method: "list" }], (reply) => {
+  return field(reply, "objects") ?? [];
+});
+
+function messaging(name, more, read) {
+  method("messaging", name, (spec, subject, value, given) => {
+    const chosen = options(spec, given);
+    const request = {
+      service: "messaging",
+      method: name,
+      subject: text(spec, subject, "subject"),
+      headers: pairsOf(spec, chosen.headers),
+      ...more(spec, chosen),
+    };
+    return [request, payload(spec, value, true)];
+  }, read);
+}
+const timeoutMs = (spec, { timeout }) => whole(spec, timeout, "timeout");
+
+messaging("publish", () => null, nothing);
+messaging("request", (spec, chosen) => ({ timeoutMs: timeoutMs(spec, chosen) }), (reply, body) => {
+  return messageOf(field(reply, "messages")?.[0] ?? NONE, body);
+});
+messaging("requestMany", (spec, chosen) => ({
+  maxMessages: whole(spec, chosen.max, "max"),
+  stallMs: whole(spec, chosen.stall, "stall"),
+  timeoutMs: timeoutMs(spec, chosen),
+}), messagesOf);
+
+function http(name, verb) {
+  const bodyless = verb === "GET" || verb === "HEAD" || verb === "DELETE";
+  method("http", name, (spec, url, body, given) => {
+    // Those that seldom have a body take their options in its place too.
+    const instead = bodyless && given === undefined && typeof body === "object" && bytesOf(body) === undefined;
+    const chosen = options(spec, instead ? body : given);
+    const request = {
+      service: "http",
+      method: verb,
+      url: url instanceof TheURL ? urlText(url) : text(spec, url, "URL"),
+      headers: pairsOf(spec, chosen.headers),
+      timeoutMs: timeoutMs(spec, chosen),
+    };
+    return [request, instead ? EMPTY : payload(spec, body, true)];
+  }, responseOf);
+}
+http("get", "GET");
+http("post", "POST");
+http("put", "PUT");
+http("patch", "PATCH");
+http("delete", "DELETE");
+http("del", "DELETE");
+http("head", "HEAD");
+
+// The services, each method as `invoke` calls it.
+function surface(invoke) {
+  const made = {};
+  for (const service of keys(methods)) {
+    made[service] = {};
+    for (const name of keys(methods[service])) {
+      const spec = methods[service][name];
+      made[service][name] = { [name]: (...args) => invoke(spec, args) }[name];
+    }
+    freeze(made[service]);
+  }
+  return made;
+}
+
+function prepared(spec, args) {
+  const made = spec.prepare(spec, args[0], args[1], args[2]);
+  return { request: made[0], body: made[1] ?? EMPTY };
+}
+
+function invokeSync(spec, args) {
+  const { request, body } = prepared(spec, args);
+  return spec.read === undefined ? watchSync(spec, request) : callSync(spec, request, body);
+}
+
+function invokeAsync(spec, args) {
+  if (spec.read === undefined) return watchAsync(spec, prepared(spec, args).request);
+  try {
+    const { request, body } = prepared(spec, args);
+    return callAsync(spec, request, body).promise;
+  } catch (error) {
+    return new ThePromise((_, reject) => reject(error));
+  }
+}
+
+const hostServices = freeze({ ...surface(invokeSync), async: freeze(surface(invokeAsync)) });

@@ -1,0 +1,136 @@
+//! `messaging` on NATS.
+
+use async_nats::connection::State;
+use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
+use async_nats::{Client, StatusCode};
+use futures_util::StreamExt as _;
+use nex_protocol::link::host::HostErrorCode;
+use nex_protocol::link::message::Headers;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Bounds, Messaging, Outbound, Reply};
+use crate::{Answer, Failure};
+
+/// Core NATS.
+pub struct NatsMessaging {
+    client: Client,
+}
+
+impl NatsMessaging {
+    /// Messages through a client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    fn ready(&self, message: &Outbound<'_>) -> Result<(), Failure> {
+        // While it is not connected the client keeps what it is given: better told at once.
+        if self.client.connection_state() != State::Connected {
+            return Err(Failure::unavailable("NATS is not connected"));
+        }
+        let largest = self.client.server_info().max_payload;
+        let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+        if message.payload.len().saturating_add(headers) > largest {
+            return Err(Failure::too_large(format!("a message of NATS has at most {largest} bytes, headers included")));
+        }
+        Ok(())
+    }
+}
+
+impl Messaging for NatsMessaging {
+    fn publish<'a>(&'a self, message: Outbound<'a>) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.ready(&message)?;
+            let Outbound { subject, headers, payload } = message;
+            match to_nats(headers)? {
+                None => self.client.publish(subject.to_owned(), payload).await,
+                Some(headers) => self.client.publish_with_headers(subject.to_owned(), headers, payload).await,
+            }
+            .map_err(refused)
+        })
+    }
+
+    fn request<'a>(
+        &'a self,
+        message: Outbound<'a>,
+        bounds: Bounds,
+        take: &'a mut (dyn FnMut(Reply) -> Result<(), Failure> + Send),
+    ) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.ready(&message)?;
+            let Outbound { subject, headers, payload } = message;
+            if bounds.messages == 1 {
+                let mut request = async_nats::Request::new().payload(payload).timeout(None);
+                if let Some(headers) = to_nats(headers)? {
+                    request = request.headers(headers);
+                }
+                let answer = match timeout_at(bounds.end, self.client.send_request(subject.to_owned(), request)).await {
+                    Ok(Ok(answer)) => answer,
+                    Ok(Err(error)) => return unanswered(&error),
+                    Err(_) => return Ok(()),
+                };
+                return take(Reply { headers: from_nats(answer.headers.as_ref()), payload: answer.payload });
+            }
+            // Dropping the subscription ends it.
+            let inbox = self.client.new_inbox();
+            let mut answers = self.client.subscribe(inbox.clone()).await.map_err(refused)?;
+            let subject = subject.to_owned();
+            match to_nats(headers)? {
+                None => self.client.publish_with_reply(subject, inbox, payload).await,
+                Some(headers) => self.client.publish_with_reply_and_headers(subject, inbox, headers, payload).await,
+            }
+            .map_err(refused)?;
+            let mut end = bounds.end;
+            for _ in 0..bounds.messages {
+                let Ok(next) = timeout_at(end, answers.next()).await else { return Ok(()) };
+                let Some(answer) = next else { return Err(Failure::unavailable("the connection to NATS ended")) };
+                if answer.status == Some(StatusCode::NO_RESPONDERS) {
+                    return Err(Failure::new(HostErrorCode::NoResponders, "nobody listens on the subject"));
+                }
+                take(Reply { headers: from_nats(answer.headers.as_ref()), payload: answer.payload })?;
+                if let Some(stall) = bounds.stall {
+                    end = (Instant::now() + stall).min(bounds.end);
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// What it means that a request had no answer; that it came too late is left to the caller.
+fn unanswered(error: &async_nats::client::RequestError) -> Result<(), Failure> {
+    use async_nats::client::RequestErrorKind;
+    match error.kind() {
+        RequestErrorKind::TimedOut => Ok(()),
+        RequestErrorKind::NoResponders => {
+            Err(Failure::new(HostErrorCode::NoResponders, "nobody listens on the subject"))
+        }
+        RequestErrorKind::InvalidSubject => Err(Failure::invalid("NATS does not take the subject")),
+        RequestErrorKind::MaxPayloadExceeded => Err(Failure::too_large("larger than a message of NATS may be")),
+        RequestErrorKind::Other => Err(refused(error)),
+    }
+}
+
+fn refused(error: impl std::fmt::Display) -> Failure {
+    tracing::debug!(%error, "cannot send a message");
+    Failure::unavailable("NATS did not take the message")
+}
+
+fn to_nats(headers: &Headers) -> Result<Option<HeaderMap>, Failure> {
+    if headers.is_empty() {
+        return Ok(None);
+    }
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let invalid = || Failure::invalid(format!("NATS does not take the header {name}"));
+        let parsed: HeaderName = name.parse().map_err(|_| invalid())?;
+        let value: HeaderValue = value.parse().map_err(|_| invalid())?;
+        map.append(parsed, value);
+    }
+    Ok(Some(map))
+}
+
+fn from_nats(headers: Option<&HeaderMap>) -> Headers {
+    let Some(headers) = headers else { return Headers::new() };
+    let each = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    each.map(|(name, value)| (name.to_string(), value.as_str().to_owned())).collect()
+}

@@ -1,0 +1,168 @@
+//! The services together: what stands between a call from the link and the backends.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nex_protocol::link::host::{HostError, HostReply, HostRequest};
+use tokio::time::{Instant, timeout_at};
+
+use crate::bucket::Template;
+use crate::http::{Browser, Http, MemoryWeb, WebClient};
+use crate::kv::{self, KeyValue, MemoryKeyValue, NatsKeyValue};
+use crate::messaging::{MemoryBus, Messaging, NatsMessaging, Outbox};
+use crate::object::{self, MemoryObjectStore, NatsObjectStore, ObjectStore, Source};
+use crate::quota::Quota;
+use crate::settings::{KV_BUCKET, OBJECT_BUCKET};
+use crate::{Download, Failure, HostCall, Settings, Tenant};
+
+/// What the services are made of.
+#[derive(Clone)]
+pub struct Backends {
+    /// `kv`.
+    pub kv: Arc<dyn KeyValue>,
+    /// `objectStore`.
+    pub object_store: Arc<dyn ObjectStore>,
+    /// `messaging`.
+    pub messaging: Arc<dyn Messaging>,
+    /// `http`.
+    pub http: Arc<dyn Http>,
+}
+
+impl Backends {
+    /// NATS and the Internet.
+    pub fn on_nats(client: async_nats::Client, settings: &Settings) -> Self {
+        Self {
+            kv: Arc::new(NatsKeyValue::new(client.clone(), settings.kv.clone())),
+            object_store: Arc::new(NatsObjectStore::new(client.clone(), settings.object_store.clone())),
+            messaging: Arc::new(NatsMessaging::new(client)),
+            http: Arc::new(WebClient::new(&settings.http)),
+        }
+    }
+
+    /// Nothing but memory.
+    pub fn in_memory(settings: &Settings) -> Self {
+        Self {
+            kv: Arc::new(MemoryKeyValue::new(settings.kv.clone())),
+            object_store: Arc::new(MemoryObjectStore::new(settings.object_store.clone())),
+            messaging: Arc::new(MemoryBus::default()),
+            http: Arc::new(MemoryWeb::new(&settings.http)),
+        }
+    }
+}
+
+/// The host services of a node. A clone is the same services.
+#[derive(Clone)]
+pub struct HostServices {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for HostServices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostServices").field("settings", &self.shared.settings).finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    settings: Settings,
+    backends: Backends,
+    kv_bucket: Result<Template, String>,
+    object_bucket: Result<Template, String>,
+    outbox: Outbox,
+    browser: Browser,
+    quota: Arc<Quota>,
+}
+
+impl HostServices {
+    /// Services on a NATS connection, and an HTTP client.
+    pub fn on_nats(client: async_nats::Client, settings: Settings) -> Self {
+        let backends = Backends::on_nats(client, &settings);
+        Self::with_backends(backends, settings)
+    }
+
+    /// Services that keep everything in memory and reach nothing.
+    pub fn in_memory(settings: Settings) -> Self {
+        let backends = Backends::in_memory(&settings);
+        Self::with_backends(backends, settings)
+    }
+
+    /// Services on backends of one's own choice.
+    pub fn with_backends(backends: Backends, settings: Settings) -> Self {
+        let shared = Shared {
+            kv_bucket: Template::parse(Settings::template_or(&settings.kv, KV_BUCKET)),
+            object_bucket: Template::parse(Settings::template_or(&settings.object_store, OBJECT_BUCKET)),
+            outbox: Outbox::new(settings.messaging.clone(), settings.denied_subjects.clone()),
+            browser: Browser::new(settings.http.clone()),
+            quota: Arc::new(Quota::new(settings.quota)),
+            backends,
+            settings,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Does what a tenant's function asks, by the call's deadline. Dropping it ends everything it was doing.
+    pub async fn call(&self, tenant: &Tenant, call: HostCall) -> Result<(HostReply, Bytes), HostError> {
+        let HostCall { request, body, upload, download, deadline } = call;
+        let shared = &*self.shared;
+        if let Err(failure) = shared.admit(tenant, &request, &body) {
+            return Err(HostError::new(&request, failure.code, failure.message));
+        }
+        let download = Download::new(download, Arc::clone(&shared.quota), tenant.namespace.clone());
+        let source = Source::new(body, upload, Arc::clone(&shared.quota), tenant.namespace.clone());
+        let done = match timeout_at(deadline, shared.dispatch(tenant, &request, source, &download, deadline)).await {
+            Ok(done) => done,
+            Err(_) => Err(Failure::timeout("the call's deadline passed")),
+        };
+        match done {
+            Ok((reply, body)) => {
+                shared.quota.charge(&tenant.namespace, body.len(), Instant::now());
+                Ok((reply, body))
+            }
+            Err(failure) => Err(HostError::new(&request, failure.code, failure.message)),
+        }
+    }
+}
+
+impl Shared {
+    fn admit(&self, tenant: &Tenant, request: &HostRequest, body: &Bytes) -> Result<(), Failure> {
+        let settings = &self.settings;
+        let (enabled, service) = match request {
+            HostRequest::Kv(_) => (settings.kv.enabled, "kv"),
+            HostRequest::ObjectStore(_) => (settings.object_store.enabled, "objectStore"),
+            HostRequest::Messaging(_) => (settings.messaging.enabled, "messaging"),
+            HostRequest::Http(_) => (settings.http.enabled, "http"),
+        };
+        if !enabled {
+            return Err(Failure::unsupported(format!("this node does not provide {service}")));
+        }
+        self.quota.admit(&tenant.namespace, body.len(), Instant::now())
+    }
+
+    async fn dispatch(
+        &self,
+        tenant: &Tenant,
+        request: &HostRequest,
+        source: Source,
+        download: &Download,
+        deadline: Instant,
+    ) -> Result<(HostReply, Bytes), Failure> {
+        let bucket = |template: &Result<Template, String>| match template {
+            Ok(template) => Ok(template.bucket(tenant)),
+            Err(problem) => Err(Failure::unavailable(format!("the node's bucket_name {problem}"))),
+        };
+        let backends = &self.backends;
+        match request {
+            HostRequest::Kv(request) => {
+                let bucket = bucket(&self.kv_bucket)?;
+                kv::call(&*backends.kv, &bucket, request, source.into_body(), download).await
+            }
+            HostRequest::ObjectStore(request) => {
+                let bucket = bucket(&self.object_bucket)?;
+                object::call(&*backends.object_store, &bucket, request, source, download).await
+            }
+            HostRequest::Messaging(request) => {
+                self.outbox.call(&*backends.messaging, request, source.into_body(), deadline).await
+            }
+            HostRequest::Http(request) => self.browser.call(&*backends.http, request, source.into_body()).await,
+        }
+    }
+}

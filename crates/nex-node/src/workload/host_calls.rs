@@ -1,0 +1,258 @@
+//! Host calls of one agent: what its function asks of the node's services, each in a task of its own.
+//!
+//! The actor hands on what the agent sends and never waits for it; answers go to the agent from the tasks. Whose keys,
+//! objects and subjects are meant is decided here, by the link a call came on, and by nothing in the call.
+//!
+//! Promises: a call has exactly one answer, within the time a function's call may take, unless the agent gave it up; at
+//! most [`OPEN`] are in work, more are refused at once; when the agent is gone, so are its calls.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use nex_host_services::{HostCall, HostServices, Tenant, Upload};
+use nex_link::Sender;
+use nex_protocol::link::host::{
+    HostError, HostErrorCode, HostReply, HostRequest, KvRequest, ObjectRequest, WINDOW, WatchEvent,
+};
+use nex_protocol::link::message::ToAgent;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Duration, Instant};
+
+/// Calls of one agent in work at a time. A function has fewer: what comes beyond is an agent gone wild.
+const OPEN: usize = 256;
+
+/// Parts of an answer that wait for the link.
+const DOWNLOAD: usize = 4;
+
+/// A watch goes on until it is given up or its agent is gone; no clock ends it before.
+const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
+
+/// The agent did something that no agent of ours does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the agent broke the protocol of host calls")]
+pub struct ProtocolBroken;
+
+/// The calls of one agent. Dropping it ends them.
+#[derive(Debug)]
+pub struct HostCalls {
+    services: HostServices,
+    tenant: Tenant,
+    sender: Sender<ToAgent>,
+    limit: Duration,
+    open: HashMap<u64, Open>,
+    running: JoinSet<u64>,
+}
+
+#[derive(Debug)]
+struct Open {
+    upload: Option<mpsc::Sender<Bytes>>,
+    task: AbortHandle,
+}
+
+impl HostCalls {
+    /// No calls yet; each may take as long as `limit`.
+    pub fn new(services: HostServices, tenant: Tenant, sender: Sender<ToAgent>, limit: Duration) -> Self {
+        Self { services, tenant, sender, limit, open: HashMap::new(), running: JoinSet::new() }
+    }
+
+    /// Begins a call.
+    ///
+    /// # Errors
+    /// [`ProtocolBroken`] when the number is that of a call in work.
+    pub fn begin(&mut self, number: u64, request: HostRequest, body: Bytes) -> Result<(), ProtocolBroken> {
+        self.sweep();
+        if self.open.contains_key(&number) {
+            return Err(ProtocolBroken);
+        }
+        if self.open.len() >= OPEN {
+            let error = HostError::new(&request, HostErrorCode::Quota, format!("{OPEN} host calls are in work"));
+            let sender = self.sender.clone();
+            self.running.spawn(async move {
+                let _ = sender.send(ToAgent::HostReply(number, Err(error), Bytes::new())).await;
+                number
+            });
+            return Ok(());
+        }
+        let (upload, chunks) = match request {
+            HostRequest::ObjectStore(ObjectRequest::Put { .. }) => {
+                let (upload, chunks) = mpsc::channel(WINDOW);
+                (Some(upload), Some(chunks))
+            }
+            _ => (None, None),
+        };
+        let is_watch = matches!(request, HostRequest::Kv(KvRequest::Watch { .. }));
+        let deadline = Instant::now() + if is_watch { FOR_EVER } else { self.limit };
+        let (services, tenant) = (self.services.clone(), self.tenant.clone());
+        let work = Work { number, sender: self.sender.clone(), deadline };
+        let task = self.running.spawn(work.run(services, tenant, request, body, chunks));
+        self.open.insert(number, Open { upload, task });
+        Ok(())
+    }
+
+    /// Hands on a chunk of an upload. One for a call that is over is ignored.
+    ///
+    /// # Errors
+    /// [`ProtocolBroken`] when the agent sends more than its window.
+    pub fn data(&mut self, number: u64, chunk: Bytes) -> Result<(), ProtocolBroken> {
+        let Some(open) = self.open.get_mut(&number) else { return Ok(()) };
+        let Some(upload) = &open.upload else { return Err(ProtocolBroken) };
+        match upload.try_send(chunk) {
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(ProtocolBroken),
+        }
+    }
+
+    /// Ends a call that the agent gave up.
+    pub fn cancel(&mut self, number: u64) {
+        if let Some(open) = self.open.remove(&number) {
+            open.task.abort();
+        }
+    }
+
+    /// Forgets calls that are over.
+    fn sweep(&mut self) {
+        while let Some(done) = self.running.try_join_next() {
+            if let Ok(number) = done {
+                self.open.remove(&number);
+            }
+        }
+        // Those that were aborted have no number any more.
+        self.open.retain(|_, open| !open.task.is_finished());
+    }
+}
+
+/// One call.
+struct Work {
+    number: u64,
+    sender: Sender<ToAgent>,
+    deadline: Instant,
+}
+
+impl Work {
+    async fn run(
+        self,
+        services: HostServices,
+        tenant: Tenant,
+        request: HostRequest,
+        body: Bytes,
+        chunks: Option<mpsc::Receiver<Bytes>>,
+    ) -> u64 {
+        let (download, mut parts) = mpsc::channel(DOWNLOAD);
+        let (took, mut taken) = mpsc::unbounded_channel();
+        let upload = chunks.map(|chunks| {
+            let taken = Box::new(move || {
+                let _ = took.send(());
+            });
+            Upload { chunks, taken }
+        });
+        let call = HostCall { request, body, upload, download, deadline: self.deadline };
+        let mut answering = std::pin::pin!(services.call(&tenant, call));
+        let answer = loop {
+            tokio::select! {
+                biased;
+                Some(()) = taken.recv() => {
+                    if self.sender.send(ToAgent::HostMore(self.number)).await.is_err() {
+                        return self.number;
+                    }
+                }
+                Some(part) = parts.recv() => if !self.part(part).await {
+                    return self.number;
+                },
+                answer = &mut answering => break answer,
+            }
+        };
+        while let Ok(part) = parts.try_recv() {
+            if !self.part(part).await {
+                return self.number;
+            }
+        }
+        self.end(answer).await;
+        self.number
+    }
+
+    async fn part(&self, (event, chunk): (Option<WatchEvent>, Bytes)) -> bool {
+        self.sender.send(ToAgent::HostData(self.number, event, chunk)).await.is_ok()
+    }
+
+    async fn end(&self, answer: Result<(HostReply, Bytes), HostError>) {
+        let (answer, body) = match answer {
+            Ok((reply, body)) => (Ok(reply), body),
+            Err(error) => (Err(error), Bytes::new()),
+        };
+        let _ = self.sender.send(ToAgent::HostReply(self.number, answer, body)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nex_host_services::Settings;
+    use nex_link::{Receiver, open};
+    use nex_protocol::link::frame::MAX_LINK_FRAME;
+    use nex_protocol::link::message::ToNode;
+
+    fn fixture() -> (HostCalls, Receiver<ToAgent>, Sender<ToNode>) {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (near_read, near_write) = tokio::io::split(near);
+        let (far_read, far_write) = tokio::io::split(far);
+        let (sender, _receiver) = open::<ToNode, ToAgent>(near_read, near_write, MAX_LINK_FRAME);
+        let (far, agent) = open::<ToAgent, ToNode>(far_read, far_write, MAX_LINK_FRAME);
+        let services = HostServices::in_memory(Settings::default());
+        let tenant = Tenant { namespace: "default".parse().unwrap(), workload: "w".parse().unwrap() };
+        (HostCalls::new(services, tenant, sender, Duration::from_secs(5)), agent, far)
+    }
+
+    async fn answer(agent: &mut Receiver<ToAgent>) -> (u64, Result<HostReply, HostError>, Bytes) {
+        loop {
+            match agent.receive().await.unwrap().unwrap() {
+                ToAgent::HostReply(number, answer, body) => return (number, answer, body),
+                ToAgent::HostMore(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn kv(request: KvRequest) -> HostRequest {
+        HostRequest::Kv(request)
+    }
+
+    #[tokio::test]
+    async fn calls_are_answered_and_their_numbers_may_be_used_again() {
+        let (mut calls, mut agent, _far) = fixture();
+        let set = kv(KvRequest::Set { key: "a".into(), ttl_ms: None });
+        calls.begin(1, set, Bytes::from_static(b"v")).unwrap();
+        assert!(answer(&mut agent).await.1.is_ok());
+        // The task of the first may end a moment after its answer.
+        while calls.begin(1, kv(KvRequest::Get { key: "a".into() }), Bytes::new()).is_err() {
+            tokio::task::yield_now().await;
+        }
+        let (number, reply, body) = answer(&mut agent).await;
+        assert!(matches!(reply, Ok(HostReply::Revision { .. })), "{reply:?}");
+        assert_eq!((number, body), (1, Bytes::from_static(b"v")));
+    }
+
+    #[tokio::test]
+    async fn a_number_in_work_and_chunks_beyond_the_window_are_breaches() {
+        let (mut calls, _agent, _far) = fixture();
+        calls.begin(1, kv(KvRequest::Watch { key: None }), Bytes::new()).unwrap();
+        assert_eq!(calls.begin(1, kv(KvRequest::Keys), Bytes::new()), Err(ProtocolBroken));
+        assert_eq!(calls.data(1, Bytes::new()), Err(ProtocolBroken), "a watch has no upload");
+        assert_eq!(calls.data(9, Bytes::new()), Ok(()), "a call that is over");
+        calls.begin(2, HostRequest::ObjectStore(ObjectRequest::Put { name: "o".into() }), Bytes::new()).unwrap();
+        let many = (0..=WINDOW).map(|_| calls.data(2, Bytes::from_static(b"x"))).find(Result::is_err);
+        assert_eq!(many, Some(Err(ProtocolBroken)));
+        calls.cancel(1);
+        calls.begin(1, kv(KvRequest::Keys), Bytes::new()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn more_calls_than_may_be_open_are_refused_at_once() {
+        let (mut calls, mut agent, _far) = fixture();
+        for number in 0..=OPEN as u64 {
+            calls.begin(number, kv(KvRequest::Watch { key: None }), Bytes::new()).unwrap();
+        }
+        let (number, refused, _) = answer(&mut agent).await;
+        assert_eq!((number, refused.unwrap_err().code), (OPEN as u64, HostErrorCode::Quota));
+    }
+}
