@@ -26,7 +26,9 @@ async fn web_server() -> Result<SocketAddr> {
                 let payload = text.split("\r\n\r\n").nth(1).unwrap_or_default();
                 let answer = format!("{first} [{payload}]");
                 let length = answer.len();
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nX-Served: yes\r\nConnection: close\r\n\r\n");
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nX-Served: yes\r\nConnection: close\r\n\r\n"
+                );
                 let answer = if first.starts_with("HEAD") { head } else { head + &answer };
                 let _ = stream.write_all(answer.as_bytes()).await;
             });
@@ -159,10 +161,63 @@ async fn the_documentations_http_methods_reach_an_allowed_server_and_no_other() 
     Ok(())
 }
 
+/// The source of an example that needs no building.
+fn example(path: &str) -> Result<Vec<u8>> {
+    Ok(std::fs::read(nex_testkit::workspace_root().join("examples").join(path))?)
+}
+
+#[tokio::test]
+async fn the_examples_do_what_their_readmes_say() -> Result<()> {
+    let address = web_server().await?;
+    let allow = json!({"host_services": {"services": {"http": {"config": {"allow": [address.to_string()]}}}}});
+    let world = World::with(allow).await?;
+
+    world.function("counter", V8, &example("counter-js/counter.js")?, "count.*").await?;
+    let calls = (0..20).map(|_| world.call("count.visits", ""));
+    let mut counts: Vec<u32> = vec![];
+    for reply in futures_util::future::join_all(calls).await {
+        counts.push(std::str::from_utf8(body(&reply?)?)?.parse()?);
+    }
+    counts.sort_unstable();
+    assert_eq!(counts, (1..=20).collect::<Vec<_>>(), "no count is lost, however many count at once");
+
+    world.function("fetcher", V8, &example("fetcher-js/fetcher.js")?, "fetch").await?;
+    let fetched =
+        call_json(&world, "fetch", &format!("http://{address}/a\nhttp://{address}/b\nhttp://10.1.1.1/\n")).await?;
+    assert_eq!((&fetched[0]["status"], &fetched[1]["status"]), (&json!(200), &json!(200)), "{fetched}");
+    assert!(fetched[2]["error"].is_string(), "{fetched}");
+
+    world.function("documents", V8, &example("documents-js/documents.ts")?, "documents.*").await?;
+    let mut named = async_nats::HeaderMap::new();
+    named.insert("Name", "hello.txt");
+    for (action, payload, expected) in [("put", "Hello, world", None), ("get", "", Some("Hello, world"))] {
+        let request = async_nats::Request::new().headers(named.clone()).payload(payload.into());
+        let reply = world.nats.send_request(format!("documents.{action}"), request).await?;
+        let got = body(&reply)?;
+        assert!(expected.is_none_or(|expected| got == expected.as_bytes()), "{action}: {got:?}");
+    }
+    assert_eq!(call_json(&world, "documents.list", "").await?[0]["name"], "hello.txt");
+
+    for value in ["20", "22"] {
+        let mut sensor = world.nats.subscribe("sensors.read").await?;
+        let nats = world.nats.clone();
+        tokio::spawn(async move {
+            while let Some(asked) = sensor.next().await {
+                nats.publish(asked.reply.unwrap(), value.into()).await.unwrap();
+            }
+        });
+    }
+    nex_e2e::round_trip(&world.nats).await?;
+    world.function("fanout", V8, &example("fanout-js/fanout.js")?, "sensors").await?;
+    assert_eq!(call_json(&world, "sensors", "").await?, json!({"answers": 2, "mean": 21}));
+    Ok(())
+}
+
 #[tokio::test]
 async fn tenants_do_not_see_each_other() -> Result<()> {
     let world = World::start().await?;
-    let store = b"(s, p) => { hostServices.kv.set('secret', p); hostServices.objectStore.put('secret', p); return 'kept' }";
+    let store =
+        b"(s, p) => { hostServices.kv.set('secret', p); hostServices.objectStore.put('secret', p); return 'kept' }";
     world.function("owner", V8, store, "hs.owner").await?;
     assert_eq!(body(&world.call("hs.owner", "mine").await?)?, b"kept");
     let snoop = br#"(s, p) => {

@@ -3,6 +3,8 @@
 //! Lints and documentation share their work on the dependencies, and nothing here sets compiler flags for all crates:
 //! that would have cargo build the whole graph once more.
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -25,10 +27,27 @@ pub(crate) fn run(steps: &mut Steps) -> Result<()> {
         // Written for those who work on the source: private items and links to them included.
         cargo::succeed(doc.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links"))
     });
+    let tools = setup::run()?;
+    steps.run("types", || types(tools.deno()));
     install_deny()?;
     steps.run("deny", || cargo::succeed(&mut deny(&["bans", "licenses", "sources"])));
     steps.run_if_possible("advisories", advisories);
     Ok(())
+}
+
+/// The examples in JavaScript and TypeScript against the types for authors.
+fn types(deno: &Path) -> Result<()> {
+    let mut command = Command::new(deno);
+    command.args(["check", "--quiet", "--no-config", "--no-lock", "types/nex.d.ts"]).current_dir(layout::root());
+    for folder in fs::read_dir(layout::root().join("examples"))? {
+        for file in fs::read_dir(folder?.path())? {
+            let path = file?.path();
+            if path.extension().is_some_and(|extension| extension == "js" || extension == "ts") {
+                command.arg(path.strip_prefix(layout::root()).unwrap_or(&path));
+            }
+        }
+    }
+    cargo::succeed(&mut command)
 }
 
 /// Known vulnerabilities. Their list is fetched, so this one cannot be done everywhere.

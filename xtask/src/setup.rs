@@ -18,6 +18,11 @@ pub(crate) struct Tools {
 }
 
 impl Tools {
+    /// Deno.
+    pub(crate) fn deno(&self) -> &Path {
+        &self.deno
+    }
+
     /// Tells a program that we start where things are.
     pub(crate) fn announce_to(&self, command: &mut Command) {
         command

@@ -307,7 +307,7 @@ mod tests {
         f.answers.reply(two, Ok(HostReply::Done), Bytes::new());
         f.answers.reply(99, Ok(HostReply::Done), Bytes::new());
         f.answers.reply(one, Ok(HostReply::Revision { revision: 3 }), Bytes::from_static(b"v"));
-        let mut got = vec![first.await.unwrap().unwrap(), second.await.unwrap().unwrap()];
+        let mut got = [first.await.unwrap().unwrap(), second.await.unwrap().unwrap()];
         got.sort_by_key(|(reply, _)| matches!(reply, HostReply::Missing));
         assert_eq!(got[0], (HostReply::Revision { revision: 3 }, Bytes::from_static(b"v")));
         assert_eq!(got[1].0, HostReply::Missing);
