@@ -18,6 +18,7 @@
 
 pub mod artifact;
 pub mod client;
+mod connect_error;
 pub mod connection;
 pub mod context;
 mod denied;
