@@ -214,6 +214,47 @@ async fn the_examples_do_what_their_readmes_say() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_deploy_may_name_the_server_its_function_works_on() -> Result<()> {
+    let world = World::start().await?;
+    let elsewhere = nex_testkit::NatsServer::start().await?;
+    let sha256 =
+        world.put("far", b"(s, p) => { hostServices.kv.set('k', p); return hostServices.kv.get('k') }").await?;
+    let mut deployment = world.deployment("far", V8, &sha256)?;
+    deployment.trigger_subjects = vec!["far".parse()?];
+    deployment.host_services =
+        Some(nex_protocol::control::deploy::NatsConnection { nats_url: elsewhere.url(), ..Default::default() });
+    world.send(&deployment).await?;
+    let reply = elsewhere.client().await?.request("far", "x".into()).await?;
+    assert_eq!(body(&reply)?, b"x");
+    let buckets = async_nats::jetstream::new(elsewhere.client().await?);
+    assert!(buckets.get_key_value("hs_default_far_kv").await.is_ok(), "its data lies there");
+    let own = async_nats::jetstream::new(world.nats.clone());
+    assert!(own.get_key_value("hs_default_far_kv").await.is_err(), "and not on the node's server");
+    assert!(world.nats.request("far", "x".into()).await.is_err(), "where nobody is triggered either");
+
+    deployment.host_services = Some(nex_protocol::control::deploy::NatsConnection {
+        nats_url: "nats://127.0.0.1:1".into(),
+        ..Default::default()
+    });
+    let refused = world.send(&deployment).await.unwrap_err().to_string();
+    assert!(refused.contains("the workload connection: cannot reach nats://127.0.0.1:1"), "{refused}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_namespace_over_its_quota_is_refused_and_recovers() -> Result<()> {
+    let quota = json!({"host_services": {"services": {"quota": {"config": {"calls_per_second": 5}}}}});
+    let world = World::with(quota).await?;
+    let source = b"() => { let n = 0; try { for (;;) { hostServices.kv.exists('a'); n++ } } catch (e) { return n + ' ' + e.code } }";
+    world.function("greedy", V8, source, "greedy").await?;
+    let answer = String::from_utf8(body(&world.call("greedy", "").await?)?.to_vec())?;
+    let (count, code) = answer.split_once(' ').unwrap();
+    assert_eq!(code, "quota");
+    assert!((1..=20).contains(&count.parse::<u32>()?), "{count}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn tenants_do_not_see_each_other() -> Result<()> {
     let world = World::start().await?;
     let store =
