@@ -305,7 +305,8 @@ async fn a_forged_outcome_answers_nobody_else() {
                     view.setBigUint64(5, call); view.setUint32(13, head.length); frame.set(head, 17); process.stdout.write(frame); }
                   (s, p) => { forge(77n); return 'mine' }";
     let mut node = function(source).await;
-    assert_eq!(node.call(1, "").await.as_deref(), Ok("mine"));
+    let (kind, text) = node.call(1, "").await.unwrap_err();
+    assert!(kind == Function && text.contains("nobody asked for"), "{text}");
     node.ping(1).await;
     assert!(node.stop(0).await.code.is_none());
     let forged = node.rest().await.into_iter().find(|message| matches!(message, ToNode::Outcome(77, ..)));

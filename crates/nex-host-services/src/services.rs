@@ -31,11 +31,15 @@ pub struct Backends {
 impl Backends {
     /// NATS and the Internet.
     pub fn on_nats(client: async_nats::Client, settings: &Settings) -> Self {
+        Self::on_nats_and(client, settings, Arc::new(WebClient::new(&settings.http)))
+    }
+
+    fn on_nats_and(client: async_nats::Client, settings: &Settings, http: Arc<dyn Http>) -> Self {
         Self {
             kv: Arc::new(NatsKeyValue::new(client.clone(), settings.kv.clone())),
             object_store: Arc::new(NatsObjectStore::new(client.clone(), settings.object_store.clone())),
             messaging: Arc::new(NatsMessaging::new(client)),
-            http: Arc::new(WebClient::new(&settings.http)),
+            http,
         }
     }
 
@@ -87,12 +91,25 @@ impl HostServices {
 
     /// Services on backends of one's own choice.
     pub fn with_backends(backends: Backends, settings: Settings) -> Self {
+        let quota = Arc::new(Quota::new(settings.quota));
+        Self::build(backends, settings, quota)
+    }
+
+    /// The same services on another NATS connection. A namespace's quota is one, however many connections it has.
+    #[must_use]
+    pub fn on(&self, client: async_nats::Client) -> Self {
+        let Shared { settings, backends, quota, .. } = &*self.shared;
+        let backends = Backends::on_nats_and(client, settings, Arc::clone(&backends.http));
+        Self::build(backends, settings.clone(), Arc::clone(quota))
+    }
+
+    fn build(backends: Backends, settings: Settings, quota: Arc<Quota>) -> Self {
         let shared = Shared {
             kv_bucket: Template::parse(Settings::template_or(&settings.kv, KV_BUCKET)),
             object_bucket: Template::parse(Settings::template_or(&settings.object_store, OBJECT_BUCKET)),
             outbox: Outbox::new(settings.messaging.clone(), settings.denied_subjects.clone()),
             browser: Browser::new(settings.http.clone()),
-            quota: Arc::new(Quota::new(settings.quota)),
+            quota,
             backends,
             settings,
         };

@@ -111,11 +111,17 @@ impl Calls {
         Some(call)
     }
 
-    /// The function gave way.
-    pub(crate) fn yielded(&mut self, id: u64) {
-        if self.running == Some(id) {
-            self.running = None;
-        }
+    /// The function gave way; false when the worker has no such call.
+    pub(crate) fn yielded(&mut self, id: u64) -> bool {
+        self.running.take_if(|running| *running == id);
+        self.dispatched.contains_key(&id) || self.abandoned.contains(&id)
+    }
+
+    /// JavaScript gave way after every call that is abandoned had begun: none of them is running, whatever the worker
+    /// said about it.
+    pub(crate) fn gave_way(&mut self) {
+        let abandoned = &self.abandoned;
+        self.running.take_if(|running| abandoned.contains(running));
     }
 
     /// The worker has an outcome.
@@ -239,6 +245,21 @@ mod tests {
         assert!(calls.idle() && !calls.quiet());
         assert_eq!(calls.settle(1), Settled::Abandoned);
         assert_eq!(calls.settle(1), Settled::Unknown);
+    }
+
+    #[tokio::test]
+    async fn an_abandoned_call_that_says_nothing_more_blocks_nobody_once_javascript_gave_way() {
+        let mut calls = with(2, &[]);
+        calls.enqueue(call(1, 0)).unwrap();
+        assert_eq!(next(&mut calls), Some(1));
+        calls.gave_way();
+        calls.enqueue(call(2, 1000)).unwrap();
+        assert_eq!(next(&mut calls), None, "1 still counts");
+        assert!(calls.expire(Instant::now()).is_some());
+        assert_eq!(next(&mut calls), None);
+        calls.gave_way();
+        assert_eq!(next(&mut calls), Some(2));
+        assert!(calls.yielded(1) && calls.yielded(2) && !calls.yielded(3));
     }
 
     #[tokio::test]

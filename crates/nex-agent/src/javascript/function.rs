@@ -3,8 +3,12 @@
 //! States: loaded (calls go to the worker), replacing (calls wait for the next worker to load the source), stopping
 //! (nothing new begins), ended. A call's deadline is answered at once; whether the worker is stuck is found out after
 //! that, by a ping it has [`GIVE_WAY`] to answer. Queued calls survive the worker; dispatched ones do not.
+//!
+//! A worker that is left without a call is asked the same way, and calls wait for its answer: one that goes on computing
+//! is replaced. It is asked again as long as it uses the processor; one that does not causes no work here at all.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nex_protocol::link::message::{Exit, Failure, FailureKind, Outcome};
@@ -12,7 +16,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::calls::{Calls, Dispatched, Expired, Refused, Settled};
 use super::protocol::FromWorker;
-use super::worker::{Ended, Event, Settings, Worker};
+use super::worker::{DYING, EVENTS, Ended, Event, Settings, Worker};
 use super::{LOAD, memory, reply};
 use crate::call::{self, Call};
 use crate::workload::{self, Finish, Inbox, Sign};
@@ -22,6 +26,15 @@ const GIVE_WAY: Duration = Duration::from_millis(100);
 
 /// How often the worker's memory is looked at while calls run.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How often a worker without a call is looked at, while it computes.
+const LOOK_IDLE: Duration = Duration::from_secs(1);
+
+/// Time a worker without a call has to answer a ping when it does not compute: it may wait for its log to be taken.
+const GIVE_WAY_IDLE: Duration = Duration::from_secs(1);
+
+/// Time a worker's end may take when the function ends too: its log is worth more then than the time.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A function whose workers die so often in such a time, with no call to blame, is given up.
 const DEATHS: usize = 5;
@@ -33,6 +46,28 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// What the calls are told that were with a worker when another call was its end.
 const ANOTHERS_FAULT: &str = "the worker was replaced because another call did not give way";
 
+/// What is wrong with an answer to a question nobody asked.
+pub(crate) const UNASKED: &str = "an answer nobody asked for";
+
+/// A ping that waits for its pong.
+#[derive(Debug)]
+struct Probe {
+    number: u64,
+    until: Instant,
+    /// Another call has missed its deadline since: the pong says nothing about that one.
+    again: bool,
+    idle: Option<IdleProbe>,
+}
+
+/// More about a ping of a worker without a call.
+#[derive(Debug)]
+struct IdleProbe {
+    /// When patience ends in any case.
+    last: Instant,
+    /// Time it had computed when the pong was missed first.
+    computed: Option<Duration>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Function {
@@ -43,16 +78,23 @@ pub(crate) struct Function {
     loading_until: Option<Instant>,
     /// When the next worker is started, while there is none.
     replace_at: Instant,
-    /// The ping that waits for its pong, and until when.
-    probe: Option<(u64, Instant)>,
+    probe: Option<Probe>,
+    /// Pings so far, and what makes numbers of them that cannot be guessed: a function can write pongs too.
     pings: u64,
+    secret: RandomState,
+    /// Whether the worker had a call since it was asked whether it computes without one.
+    busy: bool,
+    /// Whether the worker ever had a call.
+    served: bool,
+    /// When the worker is looked at next while it has no call, and the time it had computed when it was last.
+    look_idle: Option<(Instant, Option<Duration>)>,
     look: Interval,
     /// Deaths with no call to blame, lately.
     deaths: VecDeque<Instant>,
     /// Nothing new begins.
     stopping: bool,
-    /// Outcomes of calls that were never asked for.
-    strays: u64,
+    /// The function ends with its worker.
+    ending: bool,
 }
 
 /// What a function waits for.
@@ -64,6 +106,7 @@ enum Happening {
     Stuck,
     LoadOver,
     Look,
+    LookIdle,
     Replace,
 }
 
@@ -99,10 +142,14 @@ impl Function {
             replace_at: Instant::now(),
             probe: None,
             pings: 0,
+            secret: RandomState::new(),
+            busy: false,
+            served: false,
+            look_idle: Some((Instant::now() + LOOK_IDLE, None)),
             look,
             deaths: VecDeque::new(),
             stopping: false,
-            strays: 0,
+            ending: false,
         }
     }
 
@@ -110,6 +157,7 @@ impl Function {
     pub(crate) async fn run(mut self, inbox: &mut Inbox) -> Finish {
         let finish = loop {
             self.dispatch().await;
+            self.rest();
             if self.stopping && self.calls.idle() {
                 break Finish::stopped();
             }
@@ -120,11 +168,9 @@ impl Function {
                 Happening::Worker(event) => self.hear(event).await,
                 Happening::Deadline => self.expire().await,
                 Happening::Stuck => self.stuck().await,
-                Happening::LoadOver => {
-                    let text = format!("the source did not finish loading within {} s", LOAD.as_secs());
-                    self.lose(Death::new(FailureKind::Killed, text), true).await;
-                }
+                Happening::LoadOver => self.load_over().await,
                 Happening::Look => self.look_at_memory().await,
+                Happening::LookIdle => self.look_idle().await,
                 Happening::Replace => self.replace(),
             }
             if self.deaths.len() >= DEATHS {
@@ -139,7 +185,8 @@ impl Function {
     async fn next(&mut self, inbox: &mut Inbox) -> Happening {
         let stopping = self.stopping;
         let deadline = self.calls.next_deadline();
-        let stuck_at = self.probe.map(|(_, until)| until);
+        let stuck_at = self.probe.as_ref().map(|probe| probe.until);
+        let look_idle = self.look_idle.map(|(time, _)| time);
         let (loading, absent, quiet) = (self.loading_until, self.worker.is_none(), self.calls.quiet());
         let worker = async {
             match &mut self.worker {
@@ -147,17 +194,34 @@ impl Function {
                 None => std::future::pending().await,
             }
         };
+        // Neither of the two can keep the other from being heard.
+        let heard = async {
+            tokio::select! {
+                event = worker => Happening::Worker(event),
+                Some(call) = inbox.calls.recv() => Happening::Call(call),
+            }
+        };
         tokio::select! {
-            // What the worker said counts before the clock does: a reply that is there in time is in time.
+            // The clock counts before the worker, who could go on talking for ever. See `catch_up` for what it said in
+            // time.
             biased;
             sign = workload::next_sign(&mut inbox.stop, stopping) => Happening::Stop(sign),
-            event = worker => Happening::Worker(event),
             () = at(deadline) => Happening::Deadline,
             () = at(stuck_at) => Happening::Stuck,
             () = at(loading) => Happening::LoadOver,
             _ = self.look.tick(), if !quiet => Happening::Look,
+            () = at(look_idle) => Happening::LookIdle,
             () = tokio::time::sleep_until(self.replace_at), if absent && !stopping => Happening::Replace,
-            Some(call) = inbox.calls.recv() => Happening::Call(call),
+            happening = heard => happening,
+        }
+    }
+
+    /// Hears what the worker has said already, before it is judged by the clock: a reply that is there in time is in
+    /// time. No more than what fits between it and us.
+    async fn catch_up(&mut self) {
+        for _ in 0..EVENTS {
+            let Some(event) = self.worker.as_mut().and_then(Worker::event_now) else { return };
+            self.hear(event).await;
         }
     }
 
@@ -181,10 +245,13 @@ impl Function {
     async fn dispatch(&mut self) {
         if self.calls.worn() && self.calls.idle() && self.worker.is_some() {
             tracing::info!("worker replaced: too many of its calls never ended");
-            self.lose(Death::planned("the worker was worn out"), true).await;
+            self.lose(Death::planned("the worker was worn out")).await;
         }
-        let Some(worker) = self.worker.as_ref().filter(|_| self.loading_until.is_none()) else { return };
+        // A call that is not with the worker survives it.
+        let doubtful = self.loading_until.is_some() || self.probe.as_ref().is_some_and(|probe| probe.idle.is_some());
+        let Some(worker) = self.worker.as_ref().filter(|_| !doubtful) else { return };
         while let Some(call) = self.calls.dispatch(Instant::now()) {
+            (self.busy, self.served, self.look_idle) = (true, true, None);
             let deadline = epoch_ms(call.deadline);
             // Refused only by a worker that is gone, and that it is gone will be heard next.
             worker.call(call, deadline);
@@ -194,9 +261,7 @@ impl Function {
     async fn hear(&mut self, event: Event) {
         match event {
             Event::Message(message) => self.hear_message(message).await,
-            Event::Garbage(error) => {
-                self.lose(Death::new(FailureKind::Function, garbage(&error)), true).await;
-            }
+            Event::Garbage(error) => self.lose(Death::new(FailureKind::Function, garbage(error))).await,
             Event::Closed => self.lose_dead().await,
         }
     }
@@ -212,20 +277,29 @@ impl Function {
                     call::answer(&self.settings.node, id, begun, outcome).await;
                 }
                 Settled::Abandoned => {}
-                Settled::Unknown => {
-                    self.strays += 1;
-                    tracing::debug!(call = id, strays = self.strays, "outcome of a call that is not in flight");
-                }
+                Settled::Unknown => self.unasked().await,
             },
-            FromWorker::Yielded(id) => self.calls.yielded(id),
-            FromWorker::Pong(number) => {
-                self.probe = self.probe.filter(|(expected, _)| *expected != number);
+            FromWorker::Yielded(id) => {
+                if !self.calls.yielded(id) {
+                    self.unasked().await;
+                }
             }
-            FromWorker::Loaded => self.loading_until = None,
+            FromWorker::Pong(number) => match self.probe.take_if(|probe| probe.number == number) {
+                Some(Probe { again: true, .. }) => self.ping(None),
+                Some(_) => self.calls.gave_way(),
+                None => self.unasked().await,
+            },
+            FromWorker::Loaded => {
+                if self.loading_until.take().is_none() {
+                    self.unasked().await;
+                } else {
+                    self.look_idle = Some((Instant::now() + LOOK_IDLE, None));
+                }
+            }
             FromWorker::Refused(why) => {
                 // It loaded before: the source depends on something that has changed, the clock or chance.
                 let text = format!("the source does not load any more: {why}");
-                self.lose(Death::new(FailureKind::Killed, text), true).await;
+                self.lose(Death::new(FailureKind::Killed, text)).await;
             }
             FromWorker::Log(..) => {}
             message @ (FromWorker::HostCall(..) | FromWorker::HostCancel(_) | FromWorker::HostMore(_)) => {
@@ -238,6 +312,7 @@ impl Function {
 
     /// Answers every call whose time is up, then finds out whether the worker is stuck.
     async fn expire(&mut self) {
+        self.catch_up().await;
         let mut suspect = false;
         while let Some(expired) = self.calls.expire(Instant::now()) {
             let node = &self.settings.node;
@@ -252,29 +327,92 @@ impl Function {
                 }
             }
         }
-        if suspect
-            && self.probe.is_none()
-            && let Some(worker) = &self.worker
-        {
-            self.pings += 1;
-            worker.ping(self.pings);
-            self.probe = Some((self.pings, Instant::now() + GIVE_WAY));
+        match &mut self.probe {
+            Some(probe) => probe.again |= suspect,
+            None if suspect => self.ping(None),
+            None => {}
         }
+    }
+
+    fn ping(&mut self, idle: Option<IdleProbe>) {
+        let Some(worker) = &self.worker else { return };
+        self.pings += 1;
+        let number = self.secret.hash_one(self.pings);
+        worker.ping(number);
+        self.probe = Some(Probe { number, until: Instant::now() + GIVE_WAY, again: false, idle });
+    }
+
+    /// Asks a worker that is left without a call whether it gives way.
+    fn rest(&mut self) {
+        if self.busy && self.calls.idle() {
+            self.busy = false;
+            self.look_idle = Some((Instant::now() + LOOK_IDLE, None));
+            self.ping_idle();
+        }
+    }
+
+    fn ping_idle(&mut self) {
+        if self.probe.is_none() {
+            self.ping(Some(IdleProbe { last: Instant::now() + GIVE_WAY_IDLE, computed: None }));
+        }
+    }
+
+    /// Looks at a worker without a call, for the last time unless it has computed since the last time.
+    async fn look_idle(&mut self) {
+        let Some((_, before)) = self.look_idle.take() else { return };
+        let Some(computed) = self.worker.as_ref().and_then(Worker::computed) else { return };
+        if before.is_some_and(|before| computed <= before) {
+            return;
+        }
+        self.look_idle = Some((Instant::now() + LOOK_IDLE, Some(computed)));
+        self.ping_idle();
+        self.look_at_memory().await;
+    }
+
+    async fn load_over(&mut self) {
+        self.catch_up().await;
+        if self.loading_until.is_some_and(|until| until <= Instant::now()) {
+            let text = format!("the source did not finish loading within {} s", LOAD.as_secs());
+            self.lose(Death::new(FailureKind::Killed, text)).await;
+        }
+    }
+
+    /// The worker answered what it was not asked: the function has written to its stream.
+    async fn unasked(&mut self) {
+        self.lose(Death::new(FailureKind::Function, garbage(UNASKED))).await;
     }
 
     /// The worker did not answer a ping in time: it is ended, unless it waits for the node on behalf of a call that
     /// still has time, or did so a moment ago.
     async fn stuck(&mut self) {
+        // Lets the reader take what has arrived, should all of us have been late.
+        tokio::task::yield_now().await;
+        self.catch_up().await;
         let now = Instant::now();
-        let waited = self.worker.as_ref().and_then(|worker| worker.host_calls.blocked_until(now));
-        if let (Some(until), Some((number, _))) = (waited, self.probe)
-            && until + GIVE_WAY > now
-        {
-            self.probe = Some((number, until + GIVE_WAY));
+        let (Some(worker), Some(probe)) = (&self.worker, &mut self.probe) else { return };
+        if probe.until > now {
             return;
         }
-        self.probe = None;
-        self.lose(Death::new(FailureKind::Killed, ANOTHERS_FAULT), true).await;
+        if let Some(until) = worker.host_calls.blocked_until(now)
+            && until + GIVE_WAY > now
+        {
+            probe.until = until + GIVE_WAY;
+            return;
+        }
+        let Some(idle) = &mut probe.idle else {
+            return self.lose(Death::new(FailureKind::Killed, ANOTHERS_FAULT)).await;
+        };
+        // Nobody waits for it: that it computes, and is not just kept from running, can be made sure of.
+        let computed = worker.computed().unwrap_or_default();
+        let since = computed.saturating_sub(*idle.computed.get_or_insert(computed));
+        if since < GIVE_WAY / 2 && now < idle.last {
+            probe.until = now + GIVE_WAY;
+            return;
+        }
+        tracing::info!("worker replaced: it did not give way although it had no call");
+        let death = Death::new(FailureKind::Killed, "the worker did not give way although it had no call");
+        // One that does so after a call is replaced as often as it is called.
+        self.lose(Death { counts: !self.served, ..death }).await;
     }
 
     async fn look_at_memory(&mut self) {
@@ -282,7 +420,7 @@ impl Function {
         let resident = self.worker.as_ref().and_then(Worker::resident);
         if resident.is_some_and(|resident| resident > most) {
             let text = self.too_much_memory();
-            self.lose(Death::new(FailureKind::OutOfMemory, text), true).await;
+            self.lose(Death::new(FailureKind::OutOfMemory, text)).await;
         }
     }
 
@@ -292,22 +430,40 @@ impl Function {
 
     /// The worker died by itself.
     async fn lose_dead(&mut self) {
-        let Some(worker) = self.worker.take() else { return };
-        let ended = worker.end(false).await;
+        let blameless = self.calls.quiet();
+        let Some(ended) = self.end_worker(false).await else { return };
         let death = if ended.out_of_memory {
             Death::new(FailureKind::OutOfMemory, self.too_much_memory())
         } else {
             Death::new(FailureKind::Function, last_words(&ended, "running the function"))
         };
-        self.lose(death, false).await;
+        self.fail(death, blameless).await;
     }
 
-    /// The worker is gone or is to go: answers the calls that were with it, makes room for the next.
-    async fn lose(&mut self, death: Death, kill: bool) {
-        if let Some(worker) = self.worker.take() {
-            worker.end(kill).await;
-        }
+    /// The worker is to go.
+    async fn lose(&mut self, death: Death) {
         let blameless = self.calls.quiet();
+        self.end_worker(true).await;
+        self.fail(death, blameless).await;
+    }
+
+    /// Ends the worker and answers the calls it had outcomes of.
+    async fn end_worker(&mut self, kill: bool) -> Option<Ended> {
+        let worker = self.worker.take()?;
+        let patience = if self.ending { LAST_WORDS } else { DYING };
+        let calls = &self.calls;
+        let mut ended = worker.end(kill, patience, |id| calls.deadline(id).is_some()).await;
+        for (id, outcome) in ended.outcomes.drain() {
+            if let Settled::Call(Dispatched { begun, .. }) = self.calls.settle(id) {
+                let outcome = reply::check(outcome, self.settings.limits.reply_bytes);
+                call::answer(&self.settings.node, id, begun, outcome).await;
+            }
+        }
+        Some(ended)
+    }
+
+    /// The worker is gone: answers the calls that were with it, makes room for the next. `blameless` when none was.
+    async fn fail(&mut self, death: Death, blameless: bool) {
         let lost = self.calls.lose();
         let node = &self.settings.node;
         // Whoever made the worker stuck has missed its deadline, most likely, and had its answer: it is none of these.
@@ -326,7 +482,7 @@ impl Function {
             call::answer(node, call.id, call.begun, outcome).await;
         }
         let loading = self.loading_until.take().is_some();
-        self.probe = None;
+        (self.probe, self.look_idle, self.busy, self.served) = (None, None, false, false);
         self.replace_at = Instant::now();
         if (blameless || loading) && death.counts {
             tracing::warn!(reason = death.text, "worker died without a call to blame");
@@ -365,7 +521,8 @@ impl Function {
 
     /// Ends the worker and answers what is left.
     async fn wind_up(&mut self) {
-        self.lose(Death::planned("the function was stopped while the call ran"), true).await;
+        self.ending = true;
+        self.lose(Death::planned("the function was stopped while the call ran")).await;
         for call in self.calls.drain_queue() {
             call::refuse(&self.settings.node, call.id, FailureKind::Killed, "the function has ended").await;
         }
@@ -375,6 +532,8 @@ impl Function {
 /// Resolves at that time; never when there is none.
 async fn at(time: Option<Instant>) {
     match time {
+        // The timer may hear of it only when nothing else is to be done.
+        Some(time) if time <= Instant::now() => {}
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
@@ -387,7 +546,7 @@ fn epoch_ms(instant: Instant) -> u64 {
 }
 
 /// What is said about bytes that are no message.
-pub(crate) fn garbage(error: &nex_link::LinkError) -> String {
+pub(crate) fn garbage(error: impl std::fmt::Display) -> String {
     format!("the function wrote into the stream its worker answers on ({error}): write to console instead")
 }
 

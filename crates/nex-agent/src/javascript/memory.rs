@@ -1,8 +1,10 @@
-//! How much memory a worker may have, and has.
+//! How much memory a worker may have, and has; and how long it has computed.
 //!
 //! Three bounds, each for what the one before does not see: V8's heap flag (objects), the resident size as looked at
 //! while calls run (ArrayBuffers, WebAssembly, other threads), and an rlimit on private memory (what grows faster than
 //! one looks).
+
+use std::time::Duration;
 
 use nex_protocol::link::message::Limits;
 
@@ -37,11 +39,32 @@ pub(crate) fn resident(pid: u32) -> Option<u64> {
     Some(pages.saturating_mul(rustix::param::page_size() as u64))
 }
 
+/// Time a process has computed so far; none when it cannot be told. In steps of the system's clock, 10 ms.
+pub(crate) fn computed(pid: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may have anything in it; user and system time are the 12th and 13th field behind it.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    let ticks = rustix::param::clock_ticks_per_second().max(1);
+    Some(Duration::from_millis(user.saturating_add(system).saturating_mul(1000) / ticks))
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn the_resident_size_of_this_process_is_known_and_that_of_none_is_not() {
         assert!(super::resident(std::process::id()).unwrap() > 1 << 16);
         assert_eq!(super::resident(u32::MAX), None);
+    }
+
+    #[test]
+    fn the_time_this_process_computes_grows_and_that_of_none_is_not_known() {
+        let before = super::computed(std::process::id()).unwrap();
+        let begun = std::time::Instant::now();
+        while super::computed(std::process::id()).unwrap() == before {
+            assert!(begun.elapsed().as_secs() < 10);
+        }
+        assert_eq!(super::computed(u32::MAX), None);
     }
 }

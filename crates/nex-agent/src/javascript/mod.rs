@@ -46,7 +46,7 @@ pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
         Ok(Loaded::Yes) => {}
         Ok(Loaded::Refused(why)) => return Finish::Rejected(why),
         Ok(Loaded::Died(why)) => {
-            let ended = worker.end(why.is_some()).await;
+            let ended = worker.end(why.is_some(), worker::DYING, |_| false).await;
             return Finish::Rejected(why.unwrap_or_else(|| function::last_words(&ended, "loading the source")));
         }
         Err(_) => return Finish::Rejected(format!("the source did not finish loading within {} s", LOAD.as_secs())),
@@ -82,9 +82,12 @@ async fn loaded(worker: &mut Worker) -> Loaded {
         match worker.event().await {
             Event::Message(FromWorker::Loaded) => return Loaded::Yes,
             Event::Message(FromWorker::Refused(why)) => return Loaded::Refused(why),
+            Event::Message(FromWorker::Outcome(..) | FromWorker::Yielded(_) | FromWorker::Pong(_)) => {
+                return Loaded::Died(Some(function::garbage(function::UNASKED)));
+            }
             // No call is with it yet, so that whatever it asks for is refused.
             Event::Message(message) => worker.host_calls.hear(message, |_| None),
-            Event::Garbage(error) => return Loaded::Died(Some(function::garbage(&error))),
+            Event::Garbage(error) => return Loaded::Died(Some(function::garbage(error))),
             Event::Closed => return Loaded::Died(None),
         }
     }

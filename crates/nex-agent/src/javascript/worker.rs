@@ -4,7 +4,7 @@
 //! loaded, ended. Tasks belong to it: the link's writer, a reader that logs log frames and hands on the others, one for
 //! stderr, one for the pipe of answers, one for each open host call; all end with the process.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nex_link::{LinkError, Sender};
-use nex_protocol::link::message::{Limits, ToNode};
+use nex_protocol::link::message::{Limits, Outcome, ToNode};
 use nex_protocol::log::Level;
 use rustix::process::Signal;
 use tokio::net::UnixStream;
@@ -44,14 +44,19 @@ const WORKER: &str = concat!(
     include_str!("worker/calls.js"),
 );
 
+/// Where Deno is to keep its caches, and what `caches` and `localStorage` would store: a folder nobody can create. They
+/// need no permission, so that a function could fill the node's disk.
+const NOWHERE: &str = "/proc/none";
+
 /// Room for a frame's head beside the largest body.
 const HEAD: u64 = 1 << 20;
 
 /// Messages that wait for the function's task; beyond it the reader, and so the worker, waits.
-const EVENTS: usize = 64;
+pub(crate) const EVENTS: usize = 64;
 
-/// Time a worker that closed its stream has to end by itself.
-const DYING: Duration = Duration::from_millis(500);
+/// Time each step of a worker's end may take while others wait for it: the death of one that closed its stream, that
+/// of one that was killed, what it still had to say. What takes longer goes on by itself.
+pub(crate) const DYING: Duration = Duration::from_millis(100);
 
 /// Lines of stderr that are kept to tell why a worker died.
 const LAST_LINES: usize = 16;
@@ -88,6 +93,8 @@ pub(crate) struct Ended {
     pub(crate) out_of_memory: bool,
     /// The last thing it said.
     pub(crate) last_line: Option<String>,
+    /// The first outcome of each call that was waited for.
+    pub(crate) outcomes: HashMap<u64, Outcome>,
 }
 
 /// A running worker. Dropping it kills it.
@@ -118,13 +125,14 @@ impl Worker {
         let home = settings.folder.join("deno");
         command
             .args(["run", "-q", "--no-prompt", "--no-config", "--no-lock", "--no-npm", "--no-remote"])
+            .arg("--no-code-cache")
             .arg(format!("--v8-flags=--max-old-space-size={}", memory::heap_mib(&settings.limits)))
             // The pipe and nothing else, and only until the worker has opened it; the path is relative to its folder.
             .arg(format!("--allow-read={}", answers::NAME))
             .arg(settings.folder.join("worker.js"))
             .arg(answers::NAME)
             .env("HOME", &home)
-            .env("DENO_DIR", &home)
+            .env("DENO_DIR", NOWHERE)
             .env("DENO_NO_UPDATE_CHECK", "1")
             .env("NO_COLOR", "1")
             .stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)))
@@ -175,6 +183,15 @@ impl Worker {
         }
     }
 
+    /// The next thing it said already, if there is one.
+    pub(crate) fn event_now(&mut self) -> Option<Event> {
+        match self.events.try_recv() {
+            Ok(event) => Some(event),
+            Err(mpsc::error::TryRecvError::Empty) => None,
+            Err(mpsc::error::TryRecvError::Disconnected) => Some(Event::Closed),
+        }
+    }
+
     /// Hands it a call; false when it is gone.
     pub(crate) fn call(&self, call: Call, deadline_ms: u64) -> bool {
         let head = CallHead { subject: call.subject, headers: call.headers, deadline: deadline_ms };
@@ -192,22 +209,45 @@ impl Worker {
         memory::resident(self.id())
     }
 
-    /// Kills it, unless it is dead, and says how it ended.
-    pub(crate) async fn end(mut self, kill: bool) -> Ended {
+    /// Time it has computed.
+    pub(crate) fn computed(&self) -> Option<Duration> {
+        memory::computed(self.id())
+    }
+
+    /// Kills it, unless it is dead, and says how it ended. Takes no longer than a few times `patience`; a death that
+    /// does, and logs that nobody takes, are left to themselves. Outcomes it had sent are kept of calls that are `wanted`.
+    pub(crate) async fn end(mut self, kill: bool, patience: Duration, wanted: impl Fn(u64) -> bool) -> Ended {
         self.host_calls.clear();
         // One that closed the stream is about to die by itself, and how it does is worth a moment.
-        if kill || tokio::time::timeout(DYING, self.group.exited()).await.is_err() {
+        if kill || tokio::time::timeout(patience, self.group.exited()).await.is_err() {
             self.group.signal(Signal::KILL);
         }
-        let status = self.group.exited().await;
+        let status = tokio::time::timeout(patience, self.group.exited()).await;
         self.over.send_replace(true);
-        // What it logged is delivered; whatever else it still had to say comes too late.
-        while self.events.recv().await.is_some() {}
-        if let Some(stderr) = self.stderr.take() {
-            let _ = stderr.await;
+        let mut outcomes = HashMap::new();
+        let rest = async {
+            // What it logged is delivered; but for outcomes, whatever else it still had to say comes too late.
+            while let Some(event) = self.events.recv().await {
+                if let Event::Message(FromWorker::Outcome(id, outcome)) = event
+                    && wanted(id)
+                {
+                    outcomes.entry(id).or_insert(outcome);
+                }
+            }
+            if let Some(stderr) = self.stderr.take() {
+                let _ = stderr.await;
+            }
+        };
+        if tokio::time::timeout(patience, rest).await.is_err() {
+            tracing::debug!("nobody takes what a worker said before its end");
         }
+        let status = status.unwrap_or_else(|_| {
+            let mut group = self.group;
+            tokio::spawn(async move { group.exited().await });
+            ExitStatus::default()
+        });
         let (out_of_memory, last_line) = self.last_words.judge();
-        Ended { status, out_of_memory, last_line }
+        Ended { status, out_of_memory, last_line, outcomes }
     }
 }
 

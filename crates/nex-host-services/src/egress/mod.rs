@@ -28,6 +28,13 @@ impl Egress {
         Self { allow, deny, allow_only }
     }
 
+    /// Whether a rule of the operator opens this address, meant for this host.
+    pub fn opens(&self, host: &str, address: IpAddr, port: u16) -> bool {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let (address, _) = address::unwrapped(address);
+        self.allow.iter().any(|rule| rule.matches(&host, Some(address), port))
+    }
+
     /// Whether a connection to this address, meant for this host, may be made.
     pub fn permits(&self, host: &str, address: IpAddr, port: u16) -> Result<(), Failure> {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
@@ -39,7 +46,7 @@ impl Egress {
             return Err(Failure::denied(format!("the node's deny list has {host}:{port} or its address")));
         }
         let metadata = meant.iter().flatten().any(|address| address::is_metadata(*address));
-        if self.allow.iter().any(|rule| meets(rule, Some(address)) && (!metadata || rule.is_address())) {
+        if self.allow.iter().any(|rule| meets(rule, Some(address)) && (!metadata || rule.is_one_address())) {
             return Ok(());
         }
         if self.allow_only {

@@ -38,9 +38,13 @@ impl EgressRule {
         }
     }
 
-    /// Whether it names addresses, not names.
-    pub(super) fn is_address(&self) -> bool {
-        matches!(self.target, Target::Network(..))
+    /// Whether it names one address, not a network or a name.
+    pub(super) fn is_one_address(&self) -> bool {
+        match self.target {
+            Target::Network(IpAddr::V4(_), length) => length == 32,
+            Target::Network(IpAddr::V6(_), length) => length == 128,
+            Target::Name(_) | Target::Suffix(_) => false,
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,6 +15,7 @@ use futures_util::future::BoxFuture;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tower_service::Service;
 
 use crate::Failure;
@@ -22,6 +23,9 @@ use crate::egress::Egress;
 
 /// How long one address may take to answer before the next is tried.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Names that are looked up at a time.
+static LOOK_UPS: Semaphore = Semaphore::const_new(32);
 
 /// Turns a name into addresses.
 pub trait Resolve: Send + Sync {
@@ -35,7 +39,17 @@ pub struct SystemResolver;
 
 impl Resolve for SystemResolver {
     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
-        Box::pin(async move { Ok(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect()) })
+        Box::pin(async move {
+            let turn = LOOK_UPS.acquire().await.map_err(io::Error::other)?;
+            let host = host.to_owned();
+            // The system's resolver cannot be interrupted. The turn goes with it, so that calls which are given up do not
+            // fill the threads that the whole node shares.
+            let look_up = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                (host.as_str(), 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect())
+            });
+            look_up.await.map_err(io::Error::other)?
+        })
     }
 }
 
@@ -63,6 +77,9 @@ impl Dialer {
         let mut permitted = Vec::new();
         for address in addresses {
             match self.egress.permits(literal, address, port) {
+                Ok(()) if is_own(address) && !self.egress.opens(literal, address, port) => {
+                    failure = Failure::denied(format!("{host} is the node itself, which the node does not allow"));
+                }
                 Ok(()) => permitted.push(SocketAddr::new(address, port)),
                 Err(denied) => failure = denied,
             }
@@ -79,6 +96,17 @@ impl Dialer {
         }
         Err(failure)
     }
+}
+
+/// Whether an address is one of this machine's own, public ones included: the way there begins where it ends. Nothing
+/// is sent.
+fn is_own(address: IpAddr) -> bool {
+    let from: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let local = UdpSocket::bind((from, 0)).and_then(|socket| {
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    local.is_ok_and(|local| local.ip() == address)
 }
 
 impl Service<Uri> for Dialer {

@@ -60,6 +60,8 @@ impl Messaging for NatsMessaging {
             let Outbound { subject, headers, payload } = message;
             if bounds.messages == 1 {
                 let mut request = async_nats::Request::new().payload(payload).timeout(None);
+                // An inbox of its own: the client's shared one remembers every request that was given up, for ever.
+                request = request.inbox(self.client.new_inbox());
                 if let Some(headers) = to_nats(headers)? {
                     request = request.headers(headers);
                 }

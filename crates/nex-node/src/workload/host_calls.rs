@@ -12,7 +12,7 @@ use bytes::Bytes;
 use nex_host_services::{HostCall, HostServices, Tenant, Upload};
 use nex_link::Sender;
 use nex_protocol::link::host::{
-    HostError, HostErrorCode, HostReply, HostRequest, KvRequest, ObjectRequest, WINDOW, WatchEvent,
+    CHUNK, HostError, HostErrorCode, HostReply, HostRequest, KvRequest, ObjectRequest, WINDOW, WatchEvent,
 };
 use nex_protocol::link::message::ToAgent;
 use tokio::sync::mpsc;
@@ -67,12 +67,9 @@ impl HostCalls {
         }
         if self.open.len() >= OPEN {
             let error = HostError::new(&request, HostErrorCode::Quota, format!("{OPEN} host calls are in work"));
-            let sender = self.sender.clone();
-            self.running.spawn(async move {
-                let _ = sender.send(ToAgent::HostReply(number, Err(error), Bytes::new())).await;
-                number
-            });
-            return Ok(());
+            // An agent that asks this much and does not read its answers is none of ours.
+            let told = self.sender.try_send(ToAgent::HostReply(number, Err(error), Bytes::new()));
+            return if told { Ok(()) } else { Err(ProtocolBroken) };
         }
         let (upload, chunks) = match request {
             HostRequest::ObjectStore(ObjectRequest::Put { .. }) => {
@@ -97,6 +94,9 @@ impl HostCalls {
     pub fn data(&mut self, number: u64, chunk: Bytes) -> Result<(), ProtocolBroken> {
         let Some(open) = self.open.get_mut(&number) else { return Ok(()) };
         let Some(upload) = &open.upload else { return Err(ProtocolBroken) };
+        if chunk.len() > CHUNK {
+            return Err(ProtocolBroken);
+        }
         match upload.try_send(chunk) {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
             Err(mpsc::error::TrySendError::Full(_)) => Err(ProtocolBroken),

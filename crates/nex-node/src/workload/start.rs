@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
-use nex_host_services::HostServices;
 use nex_protocol::link::message::{Limits, Start, ToAgent, ToNode};
 use nex_protocol::{Code, Fault};
 use nex_sandbox::Agent;
@@ -157,8 +156,7 @@ impl Actor {
                 None => self.shared.services.clone(),
                 Some(_) => {
                     let connection = self.shared.nats.for_workload(wanted, &self.id).await.map_err(failed)?;
-                    let settings = self.shared.config.host_services.settings.clone();
-                    HostServices::on_nats(connection.client, settings)
+                    self.shared.services.on(connection.client)
                 }
             });
         }

@@ -103,10 +103,15 @@ const decode = (bytes) => decodeText(decoder, bytes);
 defineProperty(Promise.prototype, "constructor", { value: Promise, writable: false, configurable: false });
 defineProperty(Promise, Symbol.species, { value: Promise, writable: false, configurable: false });
 
-const { stdin, stdout, exit, inspect } = Deno;
+const { stdin, stdout, stderr, exit, inspect } = Deno;
 const { Console, core } = Deno[Deno.internal] ?? {};
 const read = stdin.read.bind(stdin);
 const write = stdout.writeSync.bind(stdout);
+const complain = stderr.writeSync.bind(stderr);
+const startTimer = setTimeout;
+const { wait } = Atomics;
+const { WouldBlock, Interrupted, BrokenPipe, ConnectionReset } = Deno.errors;
+const { iterator } = Symbol;
 const own = import.meta.url;
 
 // The answers to synchronous host calls have a way of their own, a named pipe that is read only while such a call

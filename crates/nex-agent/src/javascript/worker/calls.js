@@ -14,38 +14,49 @@ function toBytes(value) {
   return encode(text);
 }
 
-function toHeaders(replyHeaders) {
-  const headers = [];
-  const given = entries(replyHeaders ?? {});
-  for (let at = 0; at < given.length; at++) {
-    const values = isArray(given[at][1]) ? given[at][1] : [given[at][1]];
-    for (let each = 0; each < values.length; each++) push(headers, [given[at][0], toText(values[each])]);
-  }
-  return headers;
-}
-
+// Of each call exactly one outcome is sent, whatever the function made of its value, its error and its headers.
 function succeed(call, context, value) {
   let body;
-  let headers;
+  let head;
   try {
     body = toBytes(value);
-    headers = toHeaders(context.replyHeaders);
+    head = json({ headers: flat(context.replyHeaders ?? NONE) });
   } catch (error) {
     return fail(call, error);
   }
   const length = lengthOf(body);
   if (length > replyLimit) {
     const message = `the reply has ${length} bytes, ${replyLimit} are allowed`;
-    return send(KIND.outcome, call, json({ failure: { kind: "reply_too_large", message } }));
+    return answer(call, json({ failure: { kind: "reply_too_large", message } }), EMPTY);
   }
-  send(KIND.outcome, call, json({ headers }), body);
+  answer(call, head, body);
 }
 
 function fail(call, error) {
-  const kind = isOutOfMemory(error) ? "out_of_memory" : "function";
-  send(KIND.outcome, call, json({ failure: { kind, message: describe(error) } }));
+  let kind = "function";
+  let message = UNSPEAKABLE;
+  try {
+    if (isOutOfMemory(error)) kind = "out_of_memory";
+    message = describe(error);
+  } catch {
+    // It is thrown in order to be in the way.
+  }
+  answer(call, json({ failure: { kind, message } }), EMPTY);
   // After the answer: whoever waits for it does not wait for the log.
-  log("ERROR", trace(error));
+  try {
+    log("ERROR", trace(error));
+  } catch {
+    // The answer says as much as there is to say.
+  }
+}
+
+function answer(call, head, body) {
+  try {
+    send(KIND.outcome, call, head, body);
+  } catch (error) {
+    // Nothing of the frame is written yet: there is no memory for it.
+    broken(error);
+  }
 }
 
 function contextOf({ headers, deadline }) {

@@ -3,6 +3,10 @@
 
 let fileName = "function.js";
 
+// Some modules of Node need it too, and only notice when they are used.
+const NO_DENO = "ReferenceError: Deno, or a module of Node that needs it, is not available to functions";
+const UNSPEAKABLE = "an error that cannot be described";
+
 // Places in the function's own source by its name, without the lines of a stack that are not the function's.
 function tidy(text) {
   const lines = split(text, "\n");
@@ -18,10 +22,11 @@ function describe(error) {
   let text;
   try {
     if (typeof error === "string") text = error;
+    else if (error instanceof ReferenceError && error.message === "Deno is not defined") text = NO_DENO;
     else if (error instanceof Error) text = error.message ? `${error.name}: ${error.message}` : toText(error.name);
     else text = inspect(error, { depth: 2, compact: true, breakLength: Infinity });
   } catch {
-    text = "an error that cannot be described";
+    text = UNSPEAKABLE;
   }
   return slice(tidy(toText(text)), 0, FAILURE_TEXT);
 }
@@ -31,7 +36,7 @@ function trace(error) {
   try {
     text = error instanceof Error ? toText(error.stack ?? describe(error)) : describe(error);
   } catch {
-    text = "an error that cannot be described";
+    text = UNSPEAKABLE;
   }
   return tidy(text);
 }

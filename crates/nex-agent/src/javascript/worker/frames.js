@@ -22,12 +22,31 @@ function send(kind, call, head = "", body = EMPTY) {
 
 function writeAll(bytes, buffer, offset) {
   const length = lengthOf(bytes);
+  let at = 0;
+  while (at < length) {
+    try {
+      at += write(at === 0 ? bytes : new TheBytes(buffer, offset + at, length - at));
+    } catch (error) {
+      if (!comesLater(error)) broken(error);
+      wait(clock, 0, 0, 1);
+    }
+  }
+}
+
+// What `wait` waits for in vain.
+const clock = new Int32Array(new SharedArrayBuffer(4));
+
+// The function can make the stream one that does not wait (Node's `net.Socket` of its descriptor does).
+const comesLater = (error) => error instanceof WouldBlock || error instanceof Interrupted;
+
+// Without its stream the worker is of no use.
+function broken(error) {
+  // When the agent is gone, so is everyone this could be for.
+  if (error instanceof BrokenPipe || error instanceof ConnectionReset) exit(0);
   try {
-    let at = write(bytes);
-    while (at < length) at += write(new TheBytes(buffer, offset + at, length - at));
-  } catch {
-    // The agent is gone, and with it everyone this could be for.
-    exit(0);
+    complain(encode(`error: the worker lost its stream: ${describe(error)}\n`));
+  } finally {
+    exit(74);
   }
 }
 
@@ -81,16 +100,27 @@ function frameOf({ kind, call }, head, body) {
 
 const incoming = stream();
 
+async function readInto(bytes) {
+  for (;;) {
+    try {
+      return more(await read(bytes));
+    } catch (error) {
+      if (!comesLater(error)) broken(error);
+      await new ThePromise((resolve) => startTimer(resolve, 2));
+    }
+  }
+}
+
 async function nextFrame() {
   let fixed;
   while ((fixed = prefix(incoming)) === null) {
-    const count = more(await read(room(incoming)));
+    const count = await readInto(room(incoming));
     incoming.end += count;
   }
   const head = begin(incoming, fixed.headLength);
-  while (head.have < head.length) head.have += more(await read(rest(head)));
+  while (head.have < head.length) head.have += await readInto(rest(head));
   const body = begin(incoming, fixed.bodyLength);
-  while (body.have < body.length) body.have += more(await read(rest(body)));
+  while (body.have < body.length) body.have += await readInto(rest(body));
   return frameOf(fixed, head, body);
 }
 

@@ -50,20 +50,36 @@ function options(spec, value, what = "options") {
   return value;
 }
 
-// Headers as pairs, of an object (values: text or arrays of it), an array of pairs, or a Headers object.
+// Headers as pairs, of an object (values: text or arrays of it), or of anything that gives pairs: an array, a Map, a
+// Headers object.
 function pairsOf(spec, headers) {
   if (headers === undefined || headers === null) return [];
   if (typeof headers !== "object") throw invalid(spec, `headers are an object, not ${kindOf(headers)}`);
+  return flat(headers);
+}
+
+// Pairs of texts, one for each value.
+function flat(headers) {
+  const pairs = [];
+  const given = pairsIn(headers);
+  for (let at = 0; at < given.length; at++) {
+    const pair = given[at];
+    if (typeof pair !== "object" || pair === null) throw new TypeError(`a header is a pair, not ${kindOf(pair)}`);
+    const values = isArray(pair[1]) ? pair[1] : [pair[1]];
+    for (let each = 0; each < values.length; each++) push(pairs, [toText(pair[0]), toText(values[each])]);
+  }
+  return pairs;
+}
+
+function pairsIn(headers) {
+  if (isArray(headers)) return headers;
   const pairs = [];
   if (headers instanceof TheHeaders) {
     eachHeader(headers, (value, name) => push(pairs, [name, value]));
-    return pairs;
-  }
-  const given = isArray(headers) ? headers : entries(headers);
-  for (let at = 0; at < given.length; at++) {
-    const pair = given[at];
-    const values = isArray(pair[1]) ? pair[1] : [pair[1]];
-    for (let each = 0; each < values.length; each++) push(pairs, [toText(pair[0]), toText(values[each])]);
+  } else if (typeof headers === "object" && typeof headers[iterator] === "function") {
+    for (const pair of headers) push(pairs, pair);
+  } else {
+    return entries(headers);
   }
   return pairs;
 }
