@@ -115,8 +115,16 @@ async fn what_goes_on_computing_after_its_answer_is_ended() {
     // More often than workers may die with no call to blame.
     for call in 1..8 {
         assert_eq!(node.call(call, "loop").await.as_deref(), Ok("fine"));
+        // Until the loop has begun, and is suspected.
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(node.call(9, "").await.as_deref(), Ok("fine"));
+    for call in 10..18 {
+        // The call may run ahead of the timer, or find the loop; it does not wait for it.
+        let begun = Instant::now();
+        assert!(!matches!(node.call(call, "loop").await, Err((Timeout, _))));
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@
 //! that, by a ping it has [`GIVE_WAY`] to answer. Queued calls survive the worker; dispatched ones do not.
 //!
 //! A worker that is left without a call is asked the same way, and calls wait for its answer: one that goes on computing
-//! is replaced. It is asked again as long as it uses the processor; one that does not causes no work here at all.
+//! is replaced. It is asked again as long as it uses the processor; one that does not causes no work here at all. And it
+//! is asked with its next call, which need not wait for its own deadline when the worker is not there for it.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -27,7 +28,10 @@ const GIVE_WAY: Duration = Duration::from_millis(100);
 /// How often the worker's memory is looked at while calls run.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How often a worker without a call is looked at, while it computes.
+/// Time after its last call when a worker is looked at first: a timer that the call left behind has fired by then.
+const LOOK_SOON: Duration = Duration::from_millis(5);
+
+/// How often a worker without a call is looked at then, while it computes.
 const LOOK_IDLE: Duration = Duration::from_secs(1);
 
 /// Time a worker without a call has to answer a ping when it does not compute: it may wait for its log to be taken.
@@ -57,6 +61,19 @@ struct Probe {
     /// Another call has missed its deadline since: the pong says nothing about that one.
     again: bool,
     idle: Option<IdleProbe>,
+}
+
+impl Probe {
+    /// Of a worker that a call has waited for in vain.
+    fn new(number: u64) -> Self {
+        Self { number, until: Instant::now() + GIVE_WAY, again: false, idle: None }
+    }
+
+    /// Of a worker that has no call yet.
+    fn idle(number: u64) -> Self {
+        let idle = IdleProbe { last: Instant::now() + GIVE_WAY_IDLE, computed: None };
+        Self { idle: Some(idle), ..Self::new(number) }
+    }
 }
 
 /// More about a ping of a worker without a call.
@@ -250,11 +267,19 @@ impl Function {
         // A call that is not with the worker survives it.
         let doubtful = self.loading_until.is_some() || self.probe.as_ref().is_some_and(|probe| probe.idle.is_some());
         let Some(worker) = self.worker.as_ref().filter(|_| !doubtful) else { return };
+        let mut rested = self.calls.idle() && self.probe.is_none();
         while let Some(call) = self.calls.dispatch(Instant::now()) {
+            let mut ping = None;
+            if std::mem::take(&mut rested) {
+                self.pings += 1;
+                let probe = Probe::idle(self.secret.hash_one(self.pings));
+                ping = Some(probe.number);
+                self.probe = Some(probe);
+            }
             (self.busy, self.served, self.look_idle) = (true, true, None);
             let deadline = epoch_ms(call.deadline);
             // Refused only by a worker that is gone, and that it is gone will be heard next.
-            worker.call(call, deadline);
+            worker.call(call, deadline, ping);
         }
     }
 
@@ -285,7 +310,7 @@ impl Function {
                 }
             }
             FromWorker::Pong(number) => match self.probe.take_if(|probe| probe.number == number) {
-                Some(Probe { again: true, .. }) => self.ping(None),
+                Some(Probe { again: true, .. }) => self.ping(),
                 Some(_) => self.calls.gave_way(),
                 None => self.unasked().await,
             },
@@ -329,43 +354,42 @@ impl Function {
         }
         match &mut self.probe {
             Some(probe) => probe.again |= suspect,
-            None if suspect => self.ping(None),
+            None if suspect => self.ping(),
             None => {}
         }
     }
 
-    fn ping(&mut self, idle: Option<IdleProbe>) {
+    fn ping(&mut self) {
         let Some(worker) = &self.worker else { return };
         self.pings += 1;
-        let number = self.secret.hash_one(self.pings);
-        worker.ping(number);
-        self.probe = Some(Probe { number, until: Instant::now() + GIVE_WAY, again: false, idle });
+        let probe = Probe::new(self.secret.hash_one(self.pings));
+        worker.ping(probe.number);
+        self.probe = Some(probe);
     }
 
-    /// Asks a worker that is left without a call whether it gives way.
+    /// The worker is left without a call: it will be looked at.
     fn rest(&mut self) {
         if self.busy && self.calls.idle() {
             self.busy = false;
-            self.look_idle = Some((Instant::now() + LOOK_IDLE, None));
-            self.ping_idle();
-        }
-    }
-
-    fn ping_idle(&mut self) {
-        if self.probe.is_none() {
-            self.ping(Some(IdleProbe { last: Instant::now() + GIVE_WAY_IDLE, computed: None }));
+            self.look_idle = Some((Instant::now() + LOOK_SOON, None));
         }
     }
 
     /// Looks at a worker without a call, for the last time unless it has computed since the last time.
     async fn look_idle(&mut self) {
         let Some((_, before)) = self.look_idle.take() else { return };
-        let Some(computed) = self.worker.as_ref().and_then(Worker::computed) else { return };
+        let Some(worker) = &self.worker else { return };
+        let Some(computed) = worker.computed() else { return };
         if before.is_some_and(|before| computed <= before) {
             return;
         }
         self.look_idle = Some((Instant::now() + LOOK_IDLE, Some(computed)));
-        self.ping_idle();
+        if self.probe.is_none() {
+            self.pings += 1;
+            let probe = Probe::idle(self.secret.hash_one(self.pings));
+            worker.ping(probe.number);
+            self.probe = Some(probe);
+        }
         self.look_at_memory().await;
     }
 
@@ -402,15 +426,17 @@ impl Function {
         let Some(idle) = &mut probe.idle else {
             return self.lose(Death::new(FailureKind::Killed, ANOTHERS_FAULT)).await;
         };
-        // Nobody waits for it: that it computes, and is not just kept from running, can be made sure of.
+        // That it computes, and is not just kept from running, can be made sure of.
         let computed = worker.computed().unwrap_or_default();
         let since = computed.saturating_sub(*idle.computed.get_or_insert(computed));
-        if since < GIVE_WAY / 2 && now < idle.last {
+        // One that has a call has that call's deadline too.
+        if since < GIVE_WAY / 2 && (now < idle.last || !self.calls.idle()) {
             probe.until = now + GIVE_WAY;
             return;
         }
-        tracing::info!("worker replaced: it did not give way although it had no call");
-        let death = Death::new(FailureKind::Killed, "the worker did not give way although it had no call");
+        tracing::info!("worker replaced: it went on computing without a call");
+        let death =
+            Death::new(FailureKind::Killed, "the worker was replaced because an earlier call went on computing");
         // One that does so after a call is replaced as often as it is called.
         self.lose(Death { counts: !self.served, ..death }).await;
     }

@@ -8,7 +8,7 @@
 //!               <-  Yielded(call)    the function gave way before it was done; at most once, before its Outcome
 //!               <-  Outcome(call)
 //!   Ping(n)     ->
-//!               <-  Pong(n)          answered when no JavaScript runs
+//!               <-  Pong(n)          answered when no JavaScript runs; also to a Call that has a ping, as it begins
 //!               <-  Log              any time
 //!               <-  HostCall(n)      a host service is asked for; n is the worker's
 //!   HostReply(n) ->                  its end; on the pipe for answers when the call blocks the worker
@@ -66,6 +66,9 @@ pub(crate) struct CallHead {
     pub(crate) headers: Headers,
     /// Milliseconds since the epoch by which it must be done.
     pub(crate) deadline: u64,
+    /// Number of a pong to send just before it begins; as text, for JSON's numbers are not that exact everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ping: Option<String>,
 }
 
 /// To the worker.

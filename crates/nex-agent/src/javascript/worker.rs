@@ -192,9 +192,10 @@ impl Worker {
         }
     }
 
-    /// Hands it a call; false when it is gone.
-    pub(crate) fn call(&self, call: Call, deadline_ms: u64) -> bool {
-        let head = CallHead { subject: call.subject, headers: call.headers, deadline: deadline_ms };
+    /// Hands it a call, to be answered with that pong when it begins; false when it is gone.
+    pub(crate) fn call(&self, call: Call, deadline_ms: u64, ping: Option<u64>) -> bool {
+        let ping = ping.map(|number| number.to_string());
+        let head = CallHead { subject: call.subject, headers: call.headers, deadline: deadline_ms, ping };
         self.messages.try_send(ToWorker::Call(call.id, head, call.payload))
     }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use nex_link::Sender;
 use nex_protocol::link::message::{Failure, FailureKind, ToNode};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -77,7 +77,9 @@ async fn serve(function: &Arc<Function>, guests: &Guests, concurrency: u32, node
                     call::refuse(node, call.id, FailureKind::Overloaded, "too many calls wait for this function").await;
                     continue;
                 }
-                let task = take_turn(call, Arc::clone(&slots), Arc::clone(function), node.clone());
+                // Here, where calls are in order: tasks do not begin in the order they were made.
+                let slot = Arc::clone(&slots).try_acquire_owned().ok();
+                let task = take_turn(call, slot, Arc::clone(&slots), Arc::clone(function), node.clone());
                 running.spawn_on(task, guests.handle());
             }
             Some(_) = running.join_next() => {}
@@ -96,11 +98,23 @@ async fn serve(function: &Arc<Function>, guests: &Guests, concurrency: u32, node
     }
 }
 
-/// Waits for a slot, runs the call, answers it.
-async fn take_turn(call: Call, slots: Arc<Semaphore>, function: Arc<Function>, node: Sender<ToNode>) {
+/// Waits for a slot if there was none, runs the call, answers it.
+async fn take_turn(
+    call: Call,
+    slot: Option<OwnedSemaphorePermit>,
+    slots: Arc<Semaphore>,
+    function: Arc<Function>,
+    node: Sender<ToNode>,
+) {
     let waited_since = Instant::now();
     let id = call.id;
-    let _slot = match tokio::time::timeout_at(call.deadline, slots.acquire()).await {
+    let turn = async {
+        match slot {
+            Some(slot) => Ok(slot),
+            None => slots.acquire_owned().await,
+        }
+    };
+    let _slot = match tokio::time::timeout_at(call.deadline, turn).await {
         Ok(Ok(slot)) => slot,
         Ok(Err(_closed)) => {
             let stopped = Failure::new(FailureKind::Killed, "the function was stopped before the call's turn came");

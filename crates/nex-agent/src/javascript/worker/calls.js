@@ -116,6 +116,7 @@ for (;;) {
       }
       break;
     case KIND.call:
+      if (hasOwn(frame.head, "ping")) send(KIND.pong, toBigInt(frame.head.ping));
       current.run(frame.call, () => run(frame));
       break;
     case KIND.ping:
