@@ -8,6 +8,7 @@
 //! the link for good. Nothing is retried here.
 
 use std::marker::PhantomData;
+use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
 use nex_protocol::link::frame::{Frame, FrameError};
@@ -128,6 +129,25 @@ pub fn open<In: Message, Out: Message>(
     (Sender { queue }, receiver)
 }
 
+/// Takes the first step of a future here and now, and gives the rest, to be spawned.
+///
+/// Tasks do not begin in the order they are spawned. Where the first step is to put something on a link, taking it before
+/// spawning keeps the order in which things were asked for.
+pub fn begun<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    let mut future = Box::pin(future);
+    let mut first = match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    };
+    async move {
+        match first.take() {
+            Some(output) => output,
+            // Polled again at once by its task, which registers that task's waker.
+            None => future.await,
+        }
+    }
+}
+
 /// Writes messages until there are no more senders or the stream fails.
 async fn write_all<Out: Message>(
     mut stream: impl AsyncWrite + Unpin,
@@ -188,6 +208,18 @@ mod tests {
             assert_eq!((call, body.len()), (expected, size));
         }
         assert!(from_node.receive().await.unwrap().is_none(), "ends when the last sender is gone");
+    }
+
+    #[tokio::test]
+    async fn what_was_begun_before_it_is_spawned_keeps_its_order() {
+        let (queue, mut taken) = mpsc::channel(100);
+        for number in 0..100 {
+            let queue = queue.clone();
+            tokio::spawn(begun(async move { queue.send(number).await.unwrap() }));
+        }
+        for number in 0..100 {
+            assert_eq!(taken.recv().await, Some(number));
+        }
     }
 
     #[tokio::test]

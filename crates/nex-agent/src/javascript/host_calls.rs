@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use nex_link::Sender;
+use nex_link::{Sender, begun};
 use nex_protocol::link::frame::MAX_LINK_FRAME;
 use nex_protocol::link::host::{
     HostError, HostErrorCode, HostReply, HostRequest, KvRequest, ObjectRequest, WatchEvent,
@@ -245,14 +245,15 @@ impl HostCalls {
             waited_for: Arc::clone(&waited_for),
             wanted: Arc::clone(&wanted),
         };
-        let task = self.tasks.spawn(async move {
+        // Begun here: host calls go to the node in the order in which the function made them.
+        let task = self.tasks.spawn(begun(async move {
             if is_watch {
                 job.watch().await;
             } else {
                 job.call().await;
             }
             number
-        });
+        }));
         self.open.insert(number, Open { call, request, deadline, sync, waited_for, wanted, task });
     }
 

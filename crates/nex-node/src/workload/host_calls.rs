@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use nex_host_services::{HostCall, HostServices, Tenant, Upload};
-use nex_link::Sender;
+use nex_link::{Sender, begun};
 use nex_protocol::link::host::{
     CHUNK, HostError, HostErrorCode, HostReply, HostRequest, KvRequest, ObjectRequest, WINDOW, WatchEvent,
 };
@@ -82,7 +82,8 @@ impl HostCalls {
         let deadline = Instant::now() + if is_watch { FOR_EVER } else { self.limit };
         let (services, tenant) = (self.services.clone(), self.tenant.clone());
         let work = Work { number, sender: self.sender.clone(), deadline };
-        let task = self.running.spawn(work.run(services, tenant, request, body, chunks));
+        // Begun here: calls go to NATS in the order in which they came.
+        let task = self.running.spawn(begun(work.run(services, tenant, request, body, chunks)));
         self.open.insert(number, Open { upload, task });
         Ok(())
     }
