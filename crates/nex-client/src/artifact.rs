@@ -165,6 +165,12 @@ fn context(nats: &async_nats::Client, domain: Option<&str>) -> Context {
     }
 }
 
+/// Pieces that were sent and are not confirmed yet, with their sizes.
+type InFlight = VecDeque<(u64, PublishAckFuture)>;
+
+/// Longest wait for these when an upload has failed.
+const LANDING: std::time::Duration = std::time::Duration::from_secs(5);
+
 impl Bucket {
     /// A bucket that exists.
     ///
@@ -260,12 +266,19 @@ impl Bucket {
         self.make_room(key, expected.size, previous.as_ref().map_or(0, |info| info.size as u64)).await?;
         let nuid = nuid::next().to_string();
         let chunks = format!("$O.{}.C.{nuid}", self.name);
-        let stored = match self.send_chunks(&chunks, path, expected, &mut progress).await {
+        let mut in_flight = VecDeque::with_capacity(WINDOW);
+        let stored = match self.send_chunks(&chunks, path, expected, &mut in_flight, &mut progress).await {
             Ok(count) => self.publish_meta(key, &nuid, expected, count).await,
             Err(error) => Err(error),
         };
         if let Err(error) = stored {
-            // Best effort: the error that matters is the first one.
+            // What is still on its way would arrive after the purge. Best effort: the error that matters is the first.
+            let landed = async {
+                for (_, ack) in in_flight {
+                    let _ = ack.into_future().await;
+                }
+            };
+            let _ = tokio::time::timeout(LANDING, landed).await;
             if let Err(error) = self.stream.purge().filter(&chunks).await {
                 tracing::debug!(%error, "chunks of a failed upload stay in the bucket");
             }
@@ -303,13 +316,13 @@ impl Bucket {
         subject: &str,
         path: &Path,
         expected: &Artifact,
+        in_flight: &mut InFlight,
         progress: &mut impl FnMut(u64),
     ) -> Result<u64, ArtifactError> {
         let file_error = |source| ArtifactError::File { path: path.to_owned(), source };
         let mut file = tokio::fs::File::open(path).await.map_err(file_error)?;
         file.set_max_buf_size(CHUNK);
         let chunk = CHUNK.min(self.nats.max_payload()).max(1);
-        let mut in_flight: VecDeque<(u64, PublishAckFuture)> = VecDeque::with_capacity(WINDOW);
         let mut digest = Sha256::new();
         let (mut size, mut count) = (0u64, 0u64);
         loop {
@@ -328,11 +341,11 @@ impl Bucket {
             let ack = self.context.publish(subject.to_owned(), buffer.into()).await;
             in_flight.push_back((length, ack.map_err(|error| self.failed("store a piece of the file", &error))?));
             if in_flight.len() >= WINDOW {
-                self.confirm_first(&mut in_flight, progress).await?;
+                self.confirm_first(in_flight, progress).await?;
             }
         }
         while !in_flight.is_empty() {
-            self.confirm_first(&mut in_flight, progress).await?;
+            self.confirm_first(in_flight, progress).await?;
         }
         if size != expected.size || hex::encode(digest.finalize()) != expected.sha256 {
             return Err(ArtifactError::Changed(path.to_owned()));
@@ -342,7 +355,7 @@ impl Bucket {
 
     async fn confirm_first(
         &self,
-        in_flight: &mut VecDeque<(u64, PublishAckFuture)>,
+        in_flight: &mut InFlight,
         progress: &mut impl FnMut(u64),
     ) -> Result<(), ArtifactError> {
         if let Some((length, ack)) = in_flight.pop_front() {

@@ -54,6 +54,9 @@ const HEAD: u64 = 1 << 20;
 /// Messages that wait for the function's task; beyond it the reader, and so the worker, waits.
 pub(crate) const EVENTS: usize = 64;
 
+/// Time a worker that dies by itself has to say why.
+const LAST_BREATH: Duration = Duration::from_secs(2);
+
 /// Time each step of a worker's end may take while others wait for it: the death of one that closed its stream, that
 /// of one that was killed, what it still had to say. What takes longer goes on by itself.
 pub(crate) const DYING: Duration = Duration::from_millis(100);
@@ -219,7 +222,9 @@ impl Worker {
     /// does, and logs that nobody takes, are left to themselves. Outcomes it had sent are kept of calls that are `wanted`.
     pub(crate) async fn end(mut self, kill: bool, patience: Duration, wanted: impl Fn(u64) -> bool) -> Ended {
         self.host_calls.clear();
-        // One that closed the stream is about to die by itself, and how it does is worth a moment.
+        // One that closed the stream is about to die by itself, and how it does is worth a moment: an engine that is out
+        // of memory says so with its last breath, which on a busy machine takes long.
+        let patience = if kill { patience } else { patience.max(LAST_BREATH) };
         if kill || tokio::time::timeout(patience, self.group.exited()).await.is_err() {
             self.group.signal(Signal::KILL);
         }
