@@ -1,6 +1,8 @@
 //! Whole-system tests: a real nats-server, real nodes and agents, real engines. The tests are in `tests/`, a file a
 //! subject; this is the ground they stand on.
 
+mod web;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -16,6 +18,8 @@ use nex_protocol::{Location, Namespace, WorkloadType};
 use nex_testkit::{NatsServer, NexNode};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+pub use web::web_server;
 
 /// Bucket that test artifacts are put into.
 pub const BUCKET: &str = "E2E";

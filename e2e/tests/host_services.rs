@@ -2,40 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
 
-use std::net::SocketAddr;
-
 use anyhow::Result;
 use futures_util::StreamExt;
-use nex_e2e::{World, body, failure};
+use nex_e2e::{World, body, failure, web_server};
 use nex_protocol::WorkloadType::V8;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-
-/// A web server on this machine that answers with what it was asked.
-async fn web_server() -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut asked = vec![0; 64 << 10];
-                let count = stream.read(&mut asked).await.unwrap_or(0);
-                let text = String::from_utf8_lossy(&asked[..count]).into_owned();
-                let first = text.lines().next().unwrap_or_default().to_owned();
-                let payload = text.split("\r\n\r\n").nth(1).unwrap_or_default();
-                let answer = format!("{first} [{payload}]");
-                let length = answer.len();
-                let head = format!(
-                    "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nX-Served: yes\r\nConnection: close\r\n\r\n"
-                );
-                let answer = if first.starts_with("HEAD") { head } else { head + &answer };
-                let _ = stream.write_all(answer.as_bytes()).await;
-            });
-        }
-    });
-    Ok(address)
-}
 
 async fn call_json(world: &World, subject: &str, payload: &str) -> Result<Value> {
     let reply = world.call(subject, payload).await?;

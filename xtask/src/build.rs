@@ -18,10 +18,15 @@ pub(crate) fn run() -> Result<()> {
 fn examples() -> Result<()> {
     narrate::headline("Building the examples");
     let musl = setup::musl_target();
-    for (package, target) in
-        [("echo-service", musl), ("echofunction", "wasm32-wasip1"), ("echofunction", "wasm32-wasip2")]
+    let components = ["echofunction", "counter", "fetcher", "guest-probe", "guest-command"];
+    for (packages, target) in
+        [(&["echo-service"][..], musl), (&["echofunction"], "wasm32-wasip1"), (&components, "wasm32-wasip2")]
     {
-        cargo::succeed(&mut cargo::cargo(["build", "--release", "--package", package, "--target", target]))?;
+        let mut command = cargo::cargo(["build", "--release", "--target", target]);
+        for package in packages {
+            command.args(["--package", package]);
+        }
+        cargo::succeed(&mut command)?;
     }
 
     let (built, sources) = (layout::target(), layout::root().join("examples"));
@@ -33,6 +38,10 @@ fn examples() -> Result<()> {
         (service, "echo-service"),
         (built.join("wasm32-wasip1/release/echofunction.wasm"), "echofunction.wasm"),
         (built.join("wasm32-wasip2/release/echofunction.wasm"), "echofunction-p2.wasm"),
+        (built.join("wasm32-wasip2/release/counter.wasm"), "counter.wasm"),
+        (built.join("wasm32-wasip2/release/fetcher.wasm"), "fetcher.wasm"),
+        (built.join("wasm32-wasip2/release/guest_probe.wasm"), "guest-probe.wasm"),
+        (built.join("wasm32-wasip2/release/guest-command.wasm"), "guest-command.wasm"),
         (sources.join("echo-function-js/echofunction.js"), "echofunction.js"),
         (sources.join("echo-function-ts/echofunction.ts"), "echofunction.ts"),
     ] {

@@ -4,7 +4,8 @@
 //! number and a queue of its own, so that a slow one holds up neither the link nor the others.
 //!
 //! Promises: a call has one answer, or none because it was dropped, and then the node is told; when the link ends, all
-//! open calls fail; what the node sends is bounded by the function's memory limit.
+//! open calls fail; what is collected of what the node sends is bounded by the function's memory limit, and what is
+//! not collected comes no faster than it is taken.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use nex_protocol::link::host::{
 };
 use nex_protocol::link::message::ToNode;
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Changes of watched keys that may wait for the function; a function that falls further behind loses its watch.
 const WATCH_BACKLOG: usize = 1024;
@@ -57,9 +58,39 @@ pub(crate) struct Watch {
     call: OpenCall,
 }
 
+/// An object on its way in; given up when dropped before its end.
+pub(crate) struct Download {
+    call: OpenCall,
+    /// A chunk was handed out that the node has not been told of.
+    owes: bool,
+}
+
+/// What comes of a download.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// Bytes, never none.
+    Chunk(Bytes),
+    /// The end: what the object was, or that there is none.
+    End(HostReply),
+}
+
+/// The bytes that go up with `objectStore.put`.
+enum Upload {
+    /// All there are.
+    Whole(Bytes),
+    /// In pieces of any size; an empty one is the end. Closed before that, the upload was given up.
+    Pieces(Receiver<Bytes>),
+}
+
 impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Host").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Download {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Download").field("number", &self.call.number).finish_non_exhaustive()
     }
 }
 
@@ -123,13 +154,47 @@ impl Host {
         request: HostRequest,
         body: Bytes,
     ) -> Result<(HostReply, Bytes), HostError> {
-        let upload = matches!(request, HostRequest::ObjectStore(ObjectRequest::Put { .. }));
-        let (first, chunks) = if upload { (Bytes::new(), Some(body)) } else { (body, None) };
+        let is_upload = matches!(request, HostRequest::ObjectStore(ObjectRequest::Put { .. }));
+        let (first, upload) = if is_upload { (Bytes::new(), Some(Upload::Whole(body))) } else { (body, None) };
+        self.exchange(call, request, first, upload).await
+    }
+
+    /// Stores an object from pieces of any size, of which an empty one is the last. Given up, nothing is stored: when
+    /// `pieces` closes before its end, and when the future is dropped.
+    ///
+    /// # Errors
+    /// As [`Host::call`].
+    pub(crate) async fn upload(
+        &self,
+        call: u64,
+        request: HostRequest,
+        pieces: Receiver<Bytes>,
+    ) -> Result<HostReply, HostError> {
+        let done = self.exchange(call, request, Bytes::new(), Some(Upload::Pieces(pieces))).await;
+        done.map(|(reply, _)| reply)
+    }
+
+    /// Fetches an object, chunk by chunk.
+    ///
+    /// # Errors
+    /// [`HostErrorCode::Unavailable`] when the link has ended.
+    pub(crate) async fn download(&self, call: u64, request: HostRequest) -> Result<Download, HostError> {
+        self.begin(call, request, Bytes::new()).await.map(|call| Download { call, owes: false })
+    }
+
+    async fn exchange(
+        &self,
+        call: u64,
+        request: HostRequest,
+        first: Bytes,
+        upload: Option<Upload>,
+    ) -> Result<(HostReply, Bytes), HostError> {
         let mut open = self.begin(call, request, first).await?;
         let mut data = BytesMut::new();
         let mut sending = std::pin::pin!(async {
-            if let Some(chunks) = chunks {
-                open.sender.upload(chunks).await;
+            match upload {
+                Some(upload) => open.sender.upload(upload).await,
+                None => true,
             }
         });
         let mut sent = false;
@@ -138,7 +203,10 @@ impl Host {
             let answer = tokio::select! {
                 biased;
                 answer = open.answers.recv() => answer,
-                () = &mut sending, if !sent => {
+                whole = &mut sending, if !sent => {
+                    if !whole {
+                        return Err(open.sender.given_up());
+                    }
                     sent = true;
                     continue;
                 }
@@ -153,7 +221,12 @@ impl Host {
                     let text = format!("it has more than the {} bytes the function may have", self.limit);
                     return Err(HostError::new(&open.sender.request, HostErrorCode::TooLarge, text));
                 }
-                Some(Answer::Data(_, chunk)) => data.extend_from_slice(&chunk),
+                Some(Answer::Data(_, chunk)) => {
+                    data.extend_from_slice(&chunk);
+                    if !open.sender.took().await {
+                        return Err(open.sender.lost());
+                    }
+                }
             }
         }
     }
@@ -199,17 +272,42 @@ struct CallSender {
 }
 
 impl CallSender {
-    async fn upload(&self, mut body: Bytes) {
-        loop {
-            let chunk = body.split_to(body.len().min(CHUNK));
-            let last = chunk.is_empty();
-            // Closed when the link has ended.
-            let Ok(permit) = self.window.acquire().await else { return };
-            permit.forget();
-            if self.host.node.send(ToNode::HostData(self.number, chunk)).await.is_err() || last {
-                return;
-            }
+    /// Sends what there is to send; false when it was given up before its end.
+    async fn upload(&self, upload: Upload) -> bool {
+        match upload {
+            Upload::Whole(mut body) => while self.chunk(body.split_to(body.len().min(CHUNK))).await {},
+            Upload::Pieces(mut pieces) => loop {
+                let Some(mut piece) = pieces.recv().await else { return false };
+                if piece.is_empty() {
+                    self.chunk(piece).await;
+                    break;
+                }
+                while !piece.is_empty() {
+                    if !self.chunk(piece.split_to(piece.len().min(CHUNK))).await {
+                        return true;
+                    }
+                }
+            },
         }
+        true
+    }
+
+    /// Sends a chunk once the node has room for it; whether another may follow.
+    async fn chunk(&self, chunk: Bytes) -> bool {
+        let last = chunk.is_empty();
+        // Closed when the link has ended.
+        let Ok(permit) = self.window.acquire().await else { return false };
+        permit.forget();
+        self.host.node.send(ToNode::HostData(self.number, chunk)).await.is_ok() && !last
+    }
+
+    /// Says that a chunk of a download was taken; false when the link has ended.
+    async fn took(&self) -> bool {
+        self.host.node.send(ToNode::HostMore(self.number)).await.is_ok()
+    }
+
+    fn given_up(&self) -> HostError {
+        HostError::new(&self.request, HostErrorCode::Invalid, "the upload ended before its last piece")
     }
 
     fn lost(&self) -> HostError {
@@ -232,6 +330,35 @@ impl Drop for CallSender {
             runtime.spawn(async move {
                 let _ = node.send(ToNode::HostCancel(number)).await;
             });
+        }
+    }
+}
+
+impl Download {
+    /// The next part; the last is its end. Cancel-safe.
+    ///
+    /// # Errors
+    /// The node's, or [`HostErrorCode::Unavailable`] when the link has ended.
+    pub(crate) async fn next(&mut self) -> Result<Part, HostError> {
+        let OpenCall { sender, answers, .. } = &mut self.call;
+        loop {
+            if self.owes {
+                if !sender.took().await {
+                    return Err(sender.lost());
+                }
+                self.owes = false;
+            }
+            return match answers.recv().await {
+                None => Err(sender.lost()),
+                Some(Answer::End(answer, _)) => answer.map(Part::End),
+                Some(Answer::Data(_, chunk)) => {
+                    self.owes = true;
+                    if chunk.is_empty() {
+                        continue;
+                    }
+                    Ok(Part::Chunk(chunk))
+                }
+            };
         }
     }
 }
@@ -355,11 +482,63 @@ mod tests {
         f.answers.data(one, None, Bytes::from_static(b"0123456"));
         f.answers.data(one, None, Bytes::from_static(b"0123456"));
         assert_eq!(call.await.unwrap().unwrap_err().code, HostErrorCode::TooLarge);
+        assert_eq!(f.node.receive().await.unwrap(), Some(ToNode::HostMore(one)), "the first was taken");
+        assert_eq!(f.node.receive().await.unwrap(), Some(ToNode::HostCancel(one)));
         let open = start(&f.host, get("b"));
-        let _ = f.node.receive().await;
         number(&mut f.node).await;
         f.answers.close();
         assert_eq!(open.await.unwrap().unwrap_err().code, HostErrorCode::Unavailable);
         assert_eq!(f.host.call(7, get("c"), Bytes::new()).await.unwrap_err().code, HostErrorCode::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn an_upload_in_pieces_is_whole_or_given_up() {
+        let mut f = fixture(100);
+        let put = || HostRequest::ObjectStore(ObjectRequest::Put { name: "o".into() });
+        let upload = |pieces| {
+            let host = f.host.clone();
+            tokio::spawn(async move { host.upload(7, put(), pieces).await })
+        };
+        let (sender, pieces) = tokio::sync::mpsc::channel(4);
+        let call = upload(pieces);
+        let one = number(&mut f.node).await;
+        for piece in [vec![1; CHUNK + 5], vec![]] {
+            sender.send(Bytes::from(piece)).await.unwrap();
+        }
+        for size in [CHUNK, 5, 0] {
+            let sent = f.node.receive().await.unwrap();
+            assert!(matches!(&sent, Some(ToNode::HostData(_, chunk)) if chunk.len() == size), "{size}");
+        }
+        f.answers.reply(one, Ok(HostReply::Done), Bytes::new());
+        assert_eq!(call.await.unwrap().unwrap(), HostReply::Done);
+
+        let (sender, pieces) = tokio::sync::mpsc::channel(4);
+        let call = upload(pieces);
+        let two = number(&mut f.node).await;
+        drop(sender);
+        assert_eq!(call.await.unwrap().unwrap_err().code, HostErrorCode::Invalid);
+        assert_eq!(f.node.receive().await.unwrap(), Some(ToNode::HostCancel(two)));
+    }
+
+    #[tokio::test]
+    async fn a_download_is_asked_for_as_it_is_read_and_cancelled_when_dropped() {
+        let mut f = fixture(10);
+        let request = HostRequest::ObjectStore(ObjectRequest::Get { name: "o".into() });
+        let mut download = f.host.download(7, request.clone()).await.unwrap();
+        let one = number(&mut f.node).await;
+        for chunk in ["larger than", "the limit"] {
+            f.answers.data(one, None, chunk.into());
+        }
+        assert!(matches!(download.next().await, Ok(Part::Chunk(chunk)) if chunk == "larger than"));
+        assert!(matches!(download.next().await, Ok(Part::Chunk(chunk)) if chunk == "the limit"));
+        assert_eq!(f.node.receive().await.unwrap(), Some(ToNode::HostMore(one)), "not before the next is asked for");
+        f.answers.reply(one, Ok(HostReply::Done), Bytes::new());
+        assert!(matches!(download.next().await, Ok(Part::End(HostReply::Done))));
+        assert_eq!(f.node.receive().await.unwrap(), Some(ToNode::HostMore(one)));
+
+        let download = f.host.download(7, request).await.unwrap();
+        let two = number(&mut f.node).await;
+        drop(download);
+        assert_eq!(f.node.receive().await.unwrap(), Some(ToNode::HostCancel(two)));
     }
 }

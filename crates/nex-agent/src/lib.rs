@@ -2,7 +2,7 @@
 //!
 //! [`session`] owns the life of the link; [`guard`] makes sure that nothing outlives it. A workload is a [`native`]
 //! program, a [`wasm`] function or a [`javascript`] function; each of these owns everything about its own kind and
-//! knows nothing of the others. [`process`] and [`lines`] are what two of them share.
+//! knows nothing of the others. [`process`], [`lines`] and [`reply`] are what two of them share.
 //!
 //! Never here: the network, the node's files (other than the artifact, the agent's folder and the compiled code), and
 //! any belief in what the workload says about itself.
@@ -16,5 +16,6 @@ mod javascript;
 mod lines;
 mod native;
 mod process;
+mod reply;
 mod wasm;
 mod workload;

@@ -248,6 +248,7 @@ async fn fetch_gives_a_real_response() {
         out.push(await fail(() => fetch('https://denied/')), await fail(() => fetch('nonsense')),
           await fail(() => fetch('https://a/', { signal: AbortSignal.abort() })),
           await fail(() => fetch('https://moved/', { redirect: 'error' })),
+          (await fetch('https://moved/', { redirect: 'manual' })).headers.get('location'),
           await (await fetch('data:text/plain,hi')).text());
         return out }";
     let said = json!({"method": "POST", "body": "abc", "timeout": null,
@@ -270,6 +271,7 @@ async fn fetch_gives_a_real_response() {
         "TypeError",
         "AbortError",
         "TypeError",
+        "https://elsewhere.example/",
         "hi"
     ]);
     assert_eq!(once_json(source).await, expected);

@@ -35,6 +35,9 @@ pub struct Deployment {
     pub jsdomain: String,
     /// Connection for host services, instead of the node's.
     pub host_services: Option<NatsConnection>,
+    /// Whether it needs host services: a service gets credentials by its environment, and what cannot have them is
+    /// refused.
+    pub wants_host_services: bool,
     /// Connection that triggers arrive on, instead of the node's.
     pub trigger_connection: Option<NatsConnection>,
 }
@@ -54,6 +57,7 @@ impl Deployment {
             trigger_subjects: Vec::new(),
             jsdomain: String::new(),
             host_services: None,
+            wants_host_services: false,
             trigger_connection: None,
         }
     }
@@ -84,6 +88,7 @@ impl Deployment {
             trigger_subjects: self.trigger_subjects.iter().map(ToString::to_string).collect(),
             trigger_connection: self.trigger_connection.clone(),
             host_services: self.host_services.clone(),
+            wants_host_services: self.wants_host_services,
             ..DeployRequest::default()
         })
     }

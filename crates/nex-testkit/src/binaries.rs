@@ -68,6 +68,26 @@ impl Examples {
         self.find("echofunction-p2.wasm")
     }
 
+    /// The counter, a component of `nex:function`.
+    pub fn counter(&self) -> Result<PathBuf> {
+        self.find("counter.wasm")
+    }
+
+    /// The fetcher, a component of `nex:function`.
+    pub fn fetcher(&self) -> Result<PathBuf> {
+        self.find("fetcher.wasm")
+    }
+
+    /// A component that tries every host service (`e2e/guests/probe`).
+    pub fn probe(&self) -> Result<PathBuf> {
+        self.find("guest-probe.wasm")
+    }
+
+    /// A command that uses the older draft of `wasi:keyvalue` (`e2e/guests/command`).
+    pub fn command_with_keys(&self) -> Result<PathBuf> {
+        self.find("guest-command.wasm")
+    }
+
     /// The folder they are in.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -18,8 +18,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use super::calls::{Calls, Dispatched, Expired, Refused, Settled};
 use super::protocol::FromWorker;
 use super::worker::{DYING, EVENTS, Ended, Event, Settings, Worker};
-use super::{LOAD, memory, reply};
+use super::{LOAD, memory};
 use crate::call::{self, Call};
+use crate::reply;
 use crate::workload::{self, Finish, Inbox, Sign};
 
 /// Time a worker has to show that JavaScript gives way, once a call has missed its deadline.

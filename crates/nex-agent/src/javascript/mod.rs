@@ -10,7 +10,6 @@ mod function;
 mod host_calls;
 mod memory;
 mod protocol;
-mod reply;
 mod source;
 mod worker;
 

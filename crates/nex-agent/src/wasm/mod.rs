@@ -3,13 +3,16 @@
 //! The session's task owns the function and hands each call to a task of its own, on a runtime of its own ([`Guests`]):
 //! guest code that computes for long takes its share of the processors there, and never the time of the link. At most
 //! `limits.concurrency` calls run; more wait, until their deadline. [`engine`] and [`program`] make what is run,
-//! [`run_once`] runs it.
+//! [`run_once`] runs it, [`services`] is what a component may ask of the node.
 
+mod bindings;
 mod cache;
 mod engine;
+mod guest;
 mod memory;
 mod program;
 mod run_once;
+mod services;
 mod streams;
 
 use std::sync::Arc;
@@ -23,15 +26,16 @@ use tokio::time::Instant;
 use self::engine::{Guests, Ticker};
 use self::run_once::Function;
 use crate::call::{self, Call};
+use crate::host::Host;
 use crate::workload::{self, Context, Finish, Inbox};
 
 /// Runs a function's calls until it is told to stop.
 pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
-    let Context { welcome, start, node, .. } = context;
+    let Context { welcome, start, node, host, .. } = context;
     let concurrency = engine::slots(&start.limits);
     let prepare = {
         let node = node.clone();
-        move || prepare(&start, welcome.compiled_dir.as_deref(), node)
+        move || prepare(&start, welcome.compiled_dir.as_deref(), node, host)
     };
     // Compiling takes as long as it takes, away from the threads that answer the node.
     let prepared = tokio::select! {
@@ -54,12 +58,13 @@ fn prepare(
     start: &nex_protocol::link::message::Start,
     compiled_dir: Option<&std::path::Path>,
     node: Sender<ToNode>,
+    host: Host,
 ) -> Result<Prepared, String> {
     let engine = engine::create(&start.limits).map_err(|error| format!("the WebAssembly engine failed: {error:#}"))?;
     let program = program::prepare(&engine, start, compiled_dir).map_err(|error| error.to_string())?;
     let ticker = Ticker::start(engine.clone()).map_err(|error| format!("no thread for the engine: {error}"))?;
     let guests = Guests::start().map_err(|error| format!("no threads for the engine: {error}"))?;
-    let function = Function::new(engine, ticker, program, start, node);
+    let function = Function::new(engine, ticker, program, start, node, host);
     Ok((Arc::new(function), guests))
 }
 
@@ -123,8 +128,8 @@ async fn take_turn(
         Err(_) => return call::answer(&node, id, waited_since, Err(call::overloaded())).await,
     };
     let begun = Instant::now();
-    let (outcome, stderr) = function.call(call).await;
+    let (outcome, last_words) = function.call(call).await;
     call::answer(&node, id, begun, outcome).await;
     // After the answer: whoever waits for it does not wait for the log.
-    stderr.deliver().await;
+    last_words.deliver().await;
 }

@@ -1,7 +1,8 @@
 //! From an artifact to something that can be instantiated: recognised, compiled or loaded, linked, checked.
 //!
-//! Two forms are accepted under one contract: a core module that is a WASI preview 1 command, and a component that is
-//! a `wasi:cli` command. Everything that is wrong with an artifact is said here, at Start, not at its first call.
+//! Three forms are accepted: a core module that is a WASI preview 1 command, a component that is a `wasi:cli` command,
+//! and a component of the world `nex:function/function`. Components may import host services; modules cannot. Everything
+//! that is wrong with an artifact is said here, at Start, not at its first call.
 
 use std::path::Path;
 
@@ -11,16 +12,23 @@ use wasmtime::{Engine, ExternType, InstancePre, Linker, Module};
 use wasmtime_wasi::p1;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
+use super::bindings::HandlerPre;
 use super::cache::Slot;
-use super::run_once::Guest;
+use super::guest::Guest;
+use super::services;
 
 /// Linked against WASI and checked; instantiated for each call.
 pub(crate) enum Program {
     /// A WASI preview 1 command.
     Module(InstancePre<Guest>),
     /// A `wasi:cli` command.
-    Component(CommandPre<Guest>),
+    Command(CommandPre<Guest>),
+    /// A component that handles messages.
+    Handler(HandlerPre<Guest>),
 }
+
+/// What a component of our own world exports.
+const HANDLER: &str = "nex:function/handler@0.1.0";
 
 /// Why an artifact is no function.
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +43,12 @@ pub(crate) enum NotAFunction {
     Import(String),
     #[error("the module exports no function _start: build it as a WASI command (a program with a main function)")]
     NoStart,
-    #[error("the component is no wasi:cli command: {0}")]
-    NoRun(String),
+    #[error("the component exports no {HANDLER} and is no wasi:cli command: {0}")]
+    NoEntry(String),
+    #[error(
+        "a WASI preview 1 module has no host services: build a component (for Rust, target wasm32-wasip2) to use them"
+    )]
+    NoHostServices,
 }
 
 /// What the first eight bytes say.
@@ -60,6 +72,7 @@ pub(crate) fn prepare(engine: &Engine, start: &Start, folder: Option<&Path>) -> 
     let artifact = std::fs::read(&start.artifact)?;
     let slot = Slot::new(engine, folder, &start.sha256);
     match form(&artifact).ok_or(NotAFunction::NotWasm)? {
+        Form::Module if start.host_services => Err(NotAFunction::NoHostServices),
         Form::Module => link_module(engine, &module(engine, &artifact, slot.as_ref())?),
         Form::Component => link_component(engine, &component(engine, &artifact, slot.as_ref())?),
     }
@@ -99,6 +112,10 @@ fn link_module(engine: &Engine, module: &Module) -> Result<Program, NotAFunction
         Some(ExternType::Func(start)) if start.params().len() == 0 && start.results().len() == 0 => {}
         _ => return Err(NotAFunction::NoStart),
     }
+    // What a module can import of these it could never call: they are interfaces of components.
+    if module.imports().any(|import| import.module().starts_with("wasi:") || import.module().starts_with("nex:")) {
+        return Err(NotAFunction::NoHostServices);
+    }
     let mut linker = Linker::new(engine);
     p1::add_to_linker_async(&mut linker, |guest: &mut Guest| guest.wasi())
         .and_then(|()| linker.instantiate_pre(module))
@@ -109,9 +126,14 @@ fn link_module(engine: &Engine, module: &Module) -> Result<Program, NotAFunction
 fn link_component(engine: &Engine, component: &Component) -> Result<Program, NotAFunction> {
     let mut linker = component::Linker::<Guest>::new(engine);
     let linked = wasmtime_wasi::p2::add_to_linker_async(&mut linker)
+        .and_then(|()| services::add_to_linker(&mut linker))
         .and_then(|()| linker.instantiate_pre(component))
         .map_err(|error| NotAFunction::Import(one_line(&error)))?;
-    CommandPre::new(linked).map(Program::Component).map_err(|error| NotAFunction::NoRun(one_line(&error)))
+    let wrong = |error| NotAFunction::NoEntry(one_line(&error));
+    if component.get_export_index(None, HANDLER).is_some() {
+        return HandlerPre::new(linked).map(Program::Handler).map_err(wrong);
+    }
+    CommandPre::new(linked).map(Program::Command).map_err(wrong)
 }
 
 /// The whole chain of an error in one line.

@@ -1,21 +1,30 @@
-//! One call: a store and an instance of its own, the payload on stdin, the reply from stdout.
+//! One call: a store and an instance of its own. A command has the payload on stdin and replies on stdout; a component
+//! of our own world has both as values.
 //!
-//! The guest has clocks and randomness, its environment and its arguments; no files and no network. Its deadline holds
-//! from instantiation on, so a module that never leaves its start section is ended like one that never leaves `_start`.
+//! The guest has clocks and randomness, its environment and its arguments, a component the node's host services too; no
+//! files and no network. Its deadline holds from instantiation on, so a module that never leaves its start section is
+//! ended like one that never leaves `_start`.
+
+use std::sync::Arc;
 
 use nex_link::Sender;
 use nex_protocol::link::message::{Failure, FailureKind, Headers, Limits, Outcome, Start, ToNode};
+use nex_protocol::log::Level;
 use tokio::sync::watch;
 use wasmtime::{Engine, Store, Trap};
-use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
-use wasmtime_wasi::{I32Exit, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
 
+use super::bindings::handler;
 use super::engine::Ticker;
+use super::guest::{Guest, Identity};
 use super::memory::MemoryLimit;
 use super::program::Program;
-use super::streams::{Reply, Stderr};
+use super::services::Services;
+use super::streams::{Log, Reply};
 use crate::call::{self, Call};
+use crate::host::Host;
+use crate::reply;
 
 /// First argument of every command, as Go Nex has it.
 const ARGUMENT_ZERO: &str = "nexfunction";
@@ -23,40 +32,69 @@ const ARGUMENT_ZERO: &str = "nexfunction";
 /// Variable with the message's headers.
 const HEADERS: &str = "NEX_HEADERS";
 
-/// What the host keeps for one instance.
-pub(crate) struct Guest {
-    wasi: WasiP1Ctx,
-    memory: MemoryLimit,
-}
-
-impl Guest {
-    /// WASI's part of it.
-    pub(crate) fn wasi(&mut self) -> &mut WasiP1Ctx {
-        &mut self.wasi
-    }
-}
-
-impl WasiView for Guest {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        self.wasi.ctx()
-    }
-}
-
 /// A function that can be called.
 pub(crate) struct Function {
     engine: Engine,
     ticker: Ticker,
     program: Program,
-    environment: nex_protocol::Environment,
+    identity: Arc<Identity>,
     limits: Limits,
     node: Sender<ToNode>,
+    host: Host,
     given_up: watch::Sender<bool>,
 }
 
+/// How a program ended that did not trap.
+enum End {
+    /// A command, with this status.
+    Status(i32),
+    /// A handler, with this answer.
+    Answer(Result<handler::Reply, String>),
+}
+
+/// What a guest writes to while it runs.
+struct Streams {
+    /// Standard output of a command.
+    reply: Reply,
+    /// Standard output of a handler.
+    stdout: Log,
+    stderr: Log,
+}
+
+impl Streams {
+    /// Delivers what has not been delivered yet.
+    async fn deliver(&self) {
+        self.stdout.deliver().await;
+        self.stderr.deliver().await;
+    }
+}
+
+/// What a call said that has not reached the node yet.
+pub(crate) struct LastWords(Streams);
+
+impl LastWords {
+    /// Delivers it.
+    pub(crate) async fn deliver(self) {
+        self.0.deliver().await;
+    }
+}
+
 impl Function {
-    pub(crate) fn new(engine: Engine, ticker: Ticker, program: Program, start: &Start, node: Sender<ToNode>) -> Self {
-        let (environment, limits) = (start.environment.clone(), start.limits);
-        Self { engine, ticker, program, environment, limits, node, given_up: watch::Sender::new(false) }
+    pub(crate) fn new(
+        engine: Engine,
+        ticker: Ticker,
+        program: Program,
+        start: &Start,
+        node: Sender<ToNode>,
+        host: Host,
+    ) -> Self {
+        let identity = Identity {
+            name: start.name.clone(),
+            namespace: start.namespace.clone(),
+            environment: start.environment.clone(),
+        };
+        let (identity, limits) = (Arc::new(identity), start.limits);
+        Self { engine, ticker, program, identity, limits, node, host, given_up: watch::Sender::new(false) }
     }
 
     /// Ends every call that still runs.
@@ -65,10 +103,14 @@ impl Function {
     }
 
     /// Runs one call. What the guest said last is still to be delivered.
-    pub(crate) async fn call(&self, call: Call) -> (Outcome, Stderr) {
-        let (reply, stderr) = (Reply::new(self.limits.reply_bytes), Stderr::new(self.node.clone()));
+    pub(crate) async fn call(&self, call: Call) -> (Outcome, LastWords) {
+        let streams = Streams {
+            reply: Reply::new(self.limits.reply_bytes),
+            stdout: Log::new(Level::Info, self.node.clone()),
+            stderr: Log::new(Level::Warn, self.node.clone()),
+        };
         let deadline = call.deadline;
-        let mut store = self.store(call, &reply, &stderr);
+        let (mut store, call) = self.store(call, &streams);
         let mut given_up = self.given_up.subscribe();
         let _ticking = self.ticker.tick();
         let ended = tokio::select! {
@@ -76,22 +118,43 @@ impl Function {
             _ = given_up.wait_for(|given_up| *given_up) => {
                 Err(Failure::new(FailureKind::Killed, "the function was stopped while the call ran"))
             }
-            ended = tokio::time::timeout_at(deadline, run(&self.program, &mut store)) => {
+            ended = tokio::time::timeout_at(deadline, run(&self.program, &mut store, call)) => {
                 ended.map_err(|_| call::timed_out())
             }
         };
-        let outcome = ended.and_then(|ended| self.judge(ended, &store, &reply, &stderr));
-        (outcome, stderr)
+        let outcome = ended.and_then(|ended| self.judge(ended, &store, &streams));
+        (outcome, LastWords(streams))
     }
 
-    fn store(&self, call: Call, reply: &Reply, stderr: &Stderr) -> Store<Guest> {
+    /// The store of a call, and what of the call a handler is given.
+    fn store(&self, call: Call, streams: &Streams) -> (Store<Guest>, handler::Call) {
+        let Call { id, subject, headers, payload, deadline } = call;
         let mut wasi = WasiCtxBuilder::new();
-        wasi.args(&[ARGUMENT_ZERO, &call.subject])
-            .stdin(MemoryInputPipe::new(call.payload))
-            .stdout(reply.clone())
-            .stderr(stderr.clone());
-        let headers = headers(&call.headers);
-        for (key, value) in self.environment.iter() {
+        wasi.args(&[ARGUMENT_ZERO, &subject]).stderr(streams.stderr.clone());
+        let given = match &self.program {
+            Program::Handler(_) => {
+                wasi.stdout(streams.stdout.clone());
+                self.environment(&mut wasi, None);
+                handler::Call { subject, headers, payload: payload.into() }
+            }
+            Program::Module(_) | Program::Command(_) => {
+                wasi.stdin(MemoryInputPipe::new(payload)).stdout(streams.reply.clone());
+                self.environment(&mut wasi, as_document(&headers));
+                handler::Call { subject: String::new(), headers: Headers::new(), payload: Vec::new() }
+            }
+        };
+        let memory = MemoryLimit::new(self.limits.memory_bytes);
+        let services = Services::new(self.host.clone(), id, self.node.clone(), self.limits.memory_bytes);
+        let guest = Guest::new(&mut wasi, memory, services, Arc::clone(&self.identity), deadline);
+        let mut store = Store::new(&self.engine, guest);
+        store.limiter(|guest| &mut guest.memory);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        (store, given)
+    }
+
+    fn environment(&self, wasi: &mut WasiCtxBuilder, headers: Option<String>) {
+        for (key, value) in self.identity.environment.iter() {
             if headers.is_none() || key != HEADERS {
                 wasi.env(key, value);
             }
@@ -99,22 +162,21 @@ impl Function {
         if let Some(headers) = headers {
             wasi.env(HEADERS, headers);
         }
-        let guest = Guest { wasi: wasi.build_p1(), memory: MemoryLimit::new(self.limits.memory_bytes) };
-        let mut store = Store::new(&self.engine, guest);
-        store.limiter(|guest| &mut guest.memory);
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
-        store
     }
 
     /// What the end of the program means for the caller.
-    fn judge(&self, ended: wasmtime::Result<i32>, store: &Store<Guest>, reply: &Reply, stderr: &Stderr) -> Outcome {
-        let Some(body) = reply.take() else { return Err(call::reply_too_large(self.limits.reply_bytes)) };
+    fn judge(&self, ended: wasmtime::Result<End>, store: &Store<Guest>, streams: &Streams) -> Outcome {
+        let Some(body) = streams.reply.take() else { return Err(call::reply_too_large(self.limits.reply_bytes)) };
         let ended = match ended {
-            Ok(0) => return Ok((Headers::new(), body)),
-            Ok(status) => Ok(status),
+            Ok(End::Answer(Ok(handler::Reply { headers, payload }))) => {
+                return reply::check(Ok((headers, payload.into())), self.limits.reply_bytes);
+            }
+            Ok(End::Answer(Err(why))) => return Err(Failure::new(FailureKind::Function, said(&why))),
+            Ok(End::Status(0)) => return Ok((Headers::new(), body)),
+            Ok(End::Status(status)) => Ok(status),
             Err(error) => match error.downcast_ref::<I32Exit>() {
-                Some(I32Exit(0)) => return Ok((Headers::new(), body)),
+                // A handler that exits has no reply.
+                Some(I32Exit(0)) if !matches!(self.program, Program::Handler(_)) => return Ok((Headers::new(), body)),
                 Some(I32Exit(status)) => Ok(*status),
                 None => Err(error),
             },
@@ -126,9 +188,9 @@ impl Function {
                 format!("the function needed more than the {limit} bytes of memory it may have"),
             ));
         }
-        let said = stderr.last_line();
-        let message = match (ended, said) {
-            (Ok(status), Some(said)) => format!("exited with status {status}: {said}"),
+        let last_line = streams.stderr.last_line();
+        let message = match (ended, last_line) {
+            (Ok(status), Some(line)) => format!("exited with status {status}: {line}"),
             (Ok(status), None) => format!("exited with status {status}"),
             (Err(error), _) => first_line(&error),
         };
@@ -136,26 +198,35 @@ impl Function {
     }
 }
 
-/// Instantiates and runs; gives the exit status.
-async fn run(program: &Program, store: &mut Store<Guest>) -> wasmtime::Result<i32> {
+/// Instantiates and runs.
+async fn run(program: &Program, store: &mut Store<Guest>, call: handler::Call) -> wasmtime::Result<End> {
     match program {
         Program::Module(module) => {
             let instance = module.instantiate_async(&mut *store).await?;
             let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
             start.call_async(&mut *store, ()).await?;
-            Ok(0)
+            Ok(End::Status(0))
         }
-        Program::Component(component) => {
+        Program::Command(component) => {
             let command = component.instantiate_async(&mut *store).await?;
             let result = command.wasi_cli_run().call_run(&mut *store).await?;
-            Ok(if result.is_ok() { 0 } else { 1 })
+            Ok(End::Status(if result.is_ok() { 0 } else { 1 }))
+        }
+        Program::Handler(component) => {
+            let instance = component.instantiate_async(&mut *store).await?;
+            instance.nex_function_handler().call_handle(&mut *store, &call).await.map(End::Answer)
         }
     }
 }
 
 /// The headers as a document; none when there are none.
-fn headers(headers: &Headers) -> Option<String> {
+fn as_document(headers: &Headers) -> Option<String> {
     if headers.is_empty() { None } else { serde_json::to_string(headers).ok() }
+}
+
+/// The error of a handler; it has one.
+fn said(why: &str) -> &str {
+    if why.trim().is_empty() { "the function failed and did not say why" } else { why }
 }
 
 fn first_line(error: &wasmtime::Error) -> String {

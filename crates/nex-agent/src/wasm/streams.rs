@@ -1,7 +1,7 @@
 //! Standard output and error of a guest.
 //!
-//! Output is the reply: gathered, up to the limit, beyond which the guest is ended. Error is the log: cut into lines
-//! that go to the node as they come; a guest that writes faster than the node reads waits.
+//! Output of a command is the reply: gathered, up to the limit, beyond which the guest is ended. Everything else is the
+//! log: cut into lines that go to the node as they come; a guest that writes faster than the node reads waits.
 
 use std::collections::VecDeque;
 use std::io;
@@ -107,17 +107,18 @@ struct Spoken {
     last: Option<String>,
 }
 
-/// Sends what the guest writes to its standard error as log lines.
+/// Sends what the guest writes as log lines.
 #[derive(Debug, Clone)]
-pub(crate) struct Stderr {
+pub(crate) struct Log {
+    level: Level,
     spoken: Arc<Mutex<Spoken>>,
     node: Sender<ToNode>,
 }
 
-impl Stderr {
-    /// Logs to this node.
-    pub(crate) fn new(node: Sender<ToNode>) -> Self {
-        Self { spoken: Arc::default(), node }
+impl Log {
+    /// Logs to this node, at this level.
+    pub(crate) fn new(level: Level, node: Sender<ToNode>) -> Self {
+        Self { level, spoken: Arc::default(), node }
     }
 
     /// The last line with anything in it, whole or not.
@@ -143,7 +144,7 @@ impl Stderr {
         let Spoken { lines, waiting, last } = &mut *spoken;
         lines.push(bytes, |text| {
             remember(last, &text);
-            let sent = waiting.is_empty() && self.node.try_send(ToNode::Log { level: Level::Warn, text: text.clone() });
+            let sent = waiting.is_empty() && self.node.try_send(ToNode::Log { level: self.level, text: text.clone() });
             if !sent {
                 waiting.push_back(text);
             }
@@ -154,7 +155,7 @@ impl Stderr {
         loop {
             let Some(text) = locked(&self.spoken).waiting.front().cloned() else { return };
             // A closed link swallows the rest; it is about to end the guest.
-            let _ = self.node.send(ToNode::Log { level: Level::Warn, text }).await;
+            let _ = self.node.send(ToNode::Log { level: self.level, text }).await;
             // Only now: a guest that is ended while it waits here leaves the line for `deliver`.
             locked(&self.spoken).waiting.pop_front();
         }
@@ -168,13 +169,13 @@ fn remember(last: &mut Option<String>, text: &str) {
 }
 
 #[async_trait]
-impl Pollable for Stderr {
+impl Pollable for Log {
     async fn ready(&mut self) {
         self.drain().await;
     }
 }
 
-impl OutputStream for Stderr {
+impl OutputStream for Log {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         self.append(&bytes);
         Ok(())
@@ -190,7 +191,7 @@ impl OutputStream for Stderr {
     }
 }
 
-impl AsyncWrite for Stderr {
+impl AsyncWrite for Log {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.append(bytes);
         Poll::Ready(Ok(bytes.len()))
@@ -226,4 +227,4 @@ macro_rules! stdio {
 }
 
 stdio!(Reply);
-stdio!(Stderr);
+stdio!(Log);

@@ -75,6 +75,7 @@ pub(crate) fn start(r#type: WorkloadType, artifact: PathBuf) -> Start {
         sha256: "0".repeat(64),
         limits: LIMITS,
         require_static: false,
+        host_services: false,
     }
 }
 
@@ -295,7 +296,7 @@ fn unsupported(message: &ToNode) -> Option<Vec<ToAgent>> {
             let error = HostError::new(request, HostErrorCode::Unsupported, "not here");
             Some(vec![ToAgent::HostReply(*number, Err(error), Bytes::new())])
         }
-        ToNode::HostData(..) | ToNode::HostCancel(_) => Some(vec![]),
+        ToNode::HostData(..) | ToNode::HostMore(_) | ToNode::HostCancel(_) => Some(vec![]),
         _ => None,
     }
 }

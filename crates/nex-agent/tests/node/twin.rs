@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use nex_protocol::link::host::{
     HostError, HostErrorCode, HostReply, HostRequest, HttpRequest, KvRequest, MessageHead, MessagingRequest,
-    ObjectInfo, ObjectRequest, WatchEvent,
+    ObjectInfo, ObjectRequest, Redirect, WatchEvent,
 };
 use nex_protocol::link::message::{Headers, ToAgent, ToNode};
 
@@ -48,6 +48,7 @@ impl Twin {
                 Some(self.call(*number, request, body.clone()))
             }
             ToNode::HostData(number, chunk) => Some(self.upload(*number, chunk)),
+            ToNode::HostMore(_) => Some(vec![]),
             ToNode::HostCancel(number) => {
                 self.cancelled.push(*number);
                 self.watches.retain(|watch| watch != number);
@@ -196,6 +197,10 @@ impl Twin {
         }
         let status = if request.url.contains("gone") { 204 } else { 200 };
         let moved = request.url.contains("moved");
+        if moved && request.redirect == Redirect::Manual {
+            let headers = vec![pair("Location", "https://elsewhere.example/")];
+            return Ok((HostReply::Http { status: 302, headers, url: request.url.clone() }, Bytes::new()));
+        }
         let url = if moved { "https://elsewhere.example/".to_owned() } else { request.url.clone() };
         let echo = serde_json::json!({ "method": request.method, "headers": request.headers,
             "timeout": request.timeout_ms, "body": String::from_utf8_lossy(body) });

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
-use nex_protocol::link::host::{HostReply, HttpRequest};
+use nex_protocol::link::host::{HostReply, HttpRequest, Redirect};
 use nex_protocol::link::message::Headers;
 use url::Url;
 
@@ -79,7 +79,7 @@ impl Browser {
         let exchange = self.first(request, body)?;
         let timeout = request.timeout_ms.map_or(self.settings.timeout, Duration::from_millis);
         let timeout = timeout.min(self.settings.timeout);
-        let (response, url) = tokio::time::timeout(timeout, self.follow(http, exchange))
+        let (response, url) = tokio::time::timeout(timeout, self.follow(http, exchange, request.redirect))
             .await
             .map_err(|_| Failure::timeout(format!("no whole response within {} ms", timeout.as_millis())))??;
         let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
@@ -113,13 +113,19 @@ impl Browser {
         Ok(Exchange { method, url: checked(url)?, headers: headers::outgoing(&request.headers)?, body })
     }
 
-    async fn follow(&self, http: &dyn Http, mut exchange: Exchange) -> Result<(Response, Url), Failure> {
+    async fn follow(
+        &self,
+        http: &dyn Http,
+        mut exchange: Exchange,
+        redirect: Redirect,
+    ) -> Result<(Response, Url), Failure> {
+        let follows = redirect == Redirect::Follow && self.settings.max_redirects > 0;
         let mut hops = 0_usize;
         loop {
             let mut sent = exchange.clone();
             sent.url.set_fragment(None);
             let response = http.exchange(sent).await?;
-            let Some(location) = location(&response).filter(|_| self.settings.max_redirects > 0) else {
+            let Some(location) = location(&response).filter(|_| follows) else {
                 return Ok((response, exchange.url));
             };
             if hops >= self.settings.max_redirects {

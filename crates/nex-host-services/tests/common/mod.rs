@@ -12,7 +12,7 @@ use nex_host_services::http::{Exchange, MemoryWeb, Response, Served};
 use nex_host_services::messaging::{MemoryBus, Reply};
 use nex_host_services::{Backends, HostCall, HostServices, Settings, Tenant, Upload};
 use nex_protocol::link::host::{
-    HostError, HostReply, HostRequest, HttpRequest, KvRequest, MessagingRequest, ObjectRequest, WatchEvent,
+    HostError, HostReply, HostRequest, HttpRequest, KvRequest, MessagingRequest, ObjectRequest, Redirect, WatchEvent,
 };
 use nex_testkit::NatsServer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -166,11 +166,29 @@ impl World {
     pub async fn http(&self, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Done {
         http(&self.services, method, url, headers, body).await
     }
+
+    /// Without following redirects.
+    pub async fn http_as_it_is(&self, method: &str, url: &str) -> Done {
+        let request = HttpRequest {
+            method: method.into(),
+            url: url.into(),
+            headers: vec![],
+            timeout_ms: Some(3000),
+            redirect: Redirect::Manual,
+        };
+        self.services.call(&tenant("a", "b"), call(HostRequest::Http(request), b"")).await
+    }
 }
 
 pub async fn http(services: &HostServices, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Done {
     let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let request = HttpRequest { method: method.into(), url: url.into(), headers, timeout_ms: Some(3000) };
+    let request = HttpRequest {
+        method: method.into(),
+        url: url.into(),
+        headers,
+        timeout_ms: Some(3000),
+        redirect: Redirect::Follow,
+    };
     services.call(&tenant("a", "b"), call(HostRequest::Http(request), body)).await
 }
 

@@ -64,6 +64,8 @@ pub(crate) async fn http_redirects(world: &World) {
     assert_eq!(code(world.http("GET", &format!("{url}/loop"), &[], b"").await), HostErrorCode::Denied);
     assert_eq!(code(world.http("GET", &format!("{url}/out"), &[], b"").await), HostErrorCode::Denied);
     assert_eq!(code(world.http("GET", &format!("{url}/file"), &[], b"").await), HostErrorCode::Invalid);
+    let (status, _, from, _) = answer(world.http_as_it_is("GET", &format!("{url}/two")).await);
+    assert_eq!((status, from), (302, format!("{url}/two")), "a caller may want the redirect itself");
 }
 
 pub(crate) async fn http_decodes(world: &World) {

@@ -88,6 +88,7 @@ impl Control {
             claimed_at: claims.iat,
             trigger_connection: meaningful(request.trigger_connection),
             host_services: meaningful(request.host_services),
+            wants_host_services: request.wants_host_services,
             deployed_at_ms: unix_now_ms(),
         })
     }
@@ -201,6 +202,7 @@ fn configured(control: &Control, workload: &AutostartWorkload, issuer: &str) -> 
         claimed_at: 0,
         trigger_connection: None,
         host_services: None,
+        wants_host_services: false,
         deployed_at_ms: unix_now_ms(),
     })
 }

@@ -4,9 +4,11 @@
 //! objects and subjects are meant is decided here, by the link a call came on, and by nothing in the call.
 //!
 //! Promises: a call has exactly one answer, within the time a function's call may take, unless the agent gave it up; at
-//! most [`OPEN`] are in work, more are refused at once; when the agent is gone, so are its calls.
+//! most [`OPEN`] are in work, more are refused at once; an object goes no faster than the agent takes it; when the agent
+//! is gone, so are its calls.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use nex_host_services::{HostCall, HostServices, Tenant, Upload};
@@ -15,9 +17,9 @@ use nex_protocol::link::host::{
     CHUNK, HostError, HostErrorCode, HostReply, HostRequest, KvRequest, ObjectRequest, WINDOW, WatchEvent,
 };
 use nex_protocol::link::message::ToAgent;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout_at};
 
 /// Calls of one agent in work at a time. A function has fewer: what comes beyond is an agent gone wild.
 const OPEN: usize = 256;
@@ -47,6 +49,8 @@ pub struct HostCalls {
 #[derive(Debug)]
 struct Open {
     upload: Option<mpsc::Sender<Bytes>>,
+    /// Chunks of a download that may be sent.
+    window: Arc<Semaphore>,
     task: AbortHandle,
 }
 
@@ -81,10 +85,11 @@ impl HostCalls {
         let is_watch = matches!(request, HostRequest::Kv(KvRequest::Watch { .. }));
         let deadline = Instant::now() + if is_watch { FOR_EVER } else { self.limit };
         let (services, tenant) = (self.services.clone(), self.tenant.clone());
-        let work = Work { number, sender: self.sender.clone(), deadline };
+        let window = Arc::new(Semaphore::new(WINDOW));
+        let work = Work { number, sender: self.sender.clone(), window: Arc::clone(&window), deadline };
         // Begun here: calls go to NATS in the order in which they came.
         let task = self.running.spawn(begun(work.run(services, tenant, request, body, chunks)));
-        self.open.insert(number, Open { upload, task });
+        self.open.insert(number, Open { upload, window, task });
         Ok(())
     }
 
@@ -102,6 +107,19 @@ impl HostCalls {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
             Err(mpsc::error::TrySendError::Full(_)) => Err(ProtocolBroken),
         }
+    }
+
+    /// The agent has taken a chunk of a download. What it says of a call that is over is ignored.
+    ///
+    /// # Errors
+    /// [`ProtocolBroken`] when it has taken more than it was sent.
+    pub fn more(&mut self, number: u64) -> Result<(), ProtocolBroken> {
+        let Some(open) = self.open.get(&number) else { return Ok(()) };
+        if open.window.available_permits() >= WINDOW {
+            return Err(ProtocolBroken);
+        }
+        open.window.add_permits(1);
+        Ok(())
     }
 
     /// Ends a call that the agent gave up.
@@ -123,10 +141,20 @@ impl HostCalls {
     }
 }
 
+/// What became of a part of an answer.
+enum Passed {
+    Yes,
+    /// The call's time was up before the agent had room for it.
+    Late,
+    /// The agent is gone.
+    Gone,
+}
+
 /// One call.
 struct Work {
     number: u64,
     sender: Sender<ToAgent>,
+    window: Arc<Semaphore>,
     deadline: Instant,
 }
 
@@ -147,7 +175,8 @@ impl Work {
             });
             Upload { chunks, taken }
         });
-        let call = HostCall { request, body, upload, download, deadline: self.deadline };
+        let call = HostCall { request: request.clone(), body, upload, download, deadline: self.deadline };
+        let late = || HostError::new(&request, HostErrorCode::Timeout, "the function did not take the object in time");
         let mut answering = std::pin::pin!(services.call(&tenant, call));
         let answer = loop {
             tokio::select! {
@@ -157,23 +186,40 @@ impl Work {
                         return self.number;
                     }
                 }
-                Some(part) = parts.recv() => if !self.part(part).await {
-                    return self.number;
+                Some(part) = parts.recv() => match self.part(part).await {
+                    Passed::Yes => {}
+                    Passed::Late => break Err(late()),
+                    Passed::Gone => return self.number,
                 },
                 answer = &mut answering => break answer,
             }
         };
-        while let Ok(part) = parts.try_recv() {
-            if !self.part(part).await {
-                return self.number;
+        let mut answer = answer;
+        while answer.is_ok()
+            && let Ok(part) = parts.try_recv()
+        {
+            match self.part(part).await {
+                Passed::Yes => {}
+                Passed::Late => answer = Err(late()),
+                Passed::Gone => return self.number,
             }
         }
         self.end(answer).await;
         self.number
     }
 
-    async fn part(&self, (event, chunk): (Option<WatchEvent>, Bytes)) -> bool {
-        self.sender.send(ToAgent::HostData(self.number, event, chunk)).await.is_ok()
+    /// Hands a part on; a chunk of an object once the agent has room for it.
+    async fn part(&self, (event, chunk): (Option<WatchEvent>, Bytes)) -> Passed {
+        if event.is_none() {
+            match timeout_at(self.deadline, self.window.acquire()).await {
+                Ok(Ok(permit)) => permit.forget(),
+                Ok(Err(_)) | Err(_) => return Passed::Late,
+            }
+        }
+        match self.sender.send(ToAgent::HostData(self.number, event, chunk)).await {
+            Ok(()) => Passed::Yes,
+            Err(_) => Passed::Gone,
+        }
     }
 
     async fn end(&self, answer: Result<(HostReply, Bytes), HostError>) {
@@ -255,5 +301,53 @@ mod tests {
         }
         let (number, refused, _) = answer(&mut agent).await;
         assert_eq!((number, refused.unwrap_err().code), (OPEN as u64, HostErrorCode::Quota));
+    }
+
+    #[tokio::test]
+    async fn an_object_goes_no_further_than_the_window_until_the_agent_takes_it() {
+        let (mut calls, mut agent, _far) = fixture();
+        calls.begin(1, HostRequest::ObjectStore(ObjectRequest::Put { name: "o".into() }), Bytes::new()).unwrap();
+        let chunks = WINDOW + 2;
+        for _ in 0..chunks {
+            calls.data(1, Bytes::from(vec![7; CHUNK])).unwrap();
+            assert_eq!(agent.receive().await.unwrap(), Some(ToAgent::HostMore(1)));
+        }
+        calls.data(1, Bytes::new()).unwrap();
+        assert!(matches!(answer(&mut agent).await, (1, Ok(HostReply::Object { .. }), _)));
+
+        calls.begin(2, HostRequest::ObjectStore(ObjectRequest::Get { name: "o".into() }), Bytes::new()).unwrap();
+        for _ in 0..WINDOW {
+            assert!(matches!(agent.receive().await.unwrap(), Some(ToAgent::HostData(2, None, _))));
+        }
+        let more = tokio::time::timeout(Duration::from_millis(50), agent.receive()).await;
+        assert!(more.is_err(), "{more:?}");
+        for _ in 0..chunks - WINDOW {
+            calls.more(2).unwrap();
+            assert!(matches!(agent.receive().await.unwrap(), Some(ToAgent::HostData(2, None, _))));
+        }
+        assert!(matches!(answer(&mut agent).await, (2, Ok(HostReply::Object { .. }), _)));
+
+        calls.begin(3, kv(KvRequest::Watch { key: None }), Bytes::new()).unwrap();
+        assert_eq!(calls.more(3), Err(ProtocolBroken), "nothing was sent that could have been taken");
+        assert_eq!(calls.more(99), Ok(()), "a call that is over");
+    }
+
+    #[tokio::test]
+    async fn an_object_that_nobody_takes_ends_at_the_deadline() {
+        let (mut calls, mut agent, _far) = fixture();
+        calls.begin(1, HostRequest::ObjectStore(ObjectRequest::Put { name: "o".into() }), Bytes::new()).unwrap();
+        for _ in 0..=WINDOW {
+            calls.data(1, Bytes::from(vec![7; CHUNK])).unwrap();
+            assert_eq!(agent.receive().await.unwrap(), Some(ToAgent::HostMore(1)));
+        }
+        calls.data(1, Bytes::new()).unwrap();
+        assert!(answer(&mut agent).await.1.is_ok());
+        calls.limit = Duration::from_millis(100);
+        calls.begin(2, HostRequest::ObjectStore(ObjectRequest::Get { name: "o".into() }), Bytes::new()).unwrap();
+        for _ in 0..WINDOW {
+            assert!(matches!(agent.receive().await.unwrap(), Some(ToAgent::HostData(2, None, _))));
+        }
+        let (number, late, _) = answer(&mut agent).await;
+        assert_eq!((number, late.unwrap_err().code), (2, HostErrorCode::Timeout));
     }
 }

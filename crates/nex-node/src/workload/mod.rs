@@ -58,6 +58,9 @@ pub struct Spec {
     pub trigger_connection: Option<NatsConnection>,
     /// Connection of host services, when not the node's.
     pub host_services: Option<NatsConnection>,
+    /// Whether the deploy asked for host services by name.
+    #[serde(default)]
+    pub wants_host_services: bool,
     /// When it was deployed, milliseconds since 1970.
     pub deployed_at_ms: u64,
 }
@@ -77,6 +80,11 @@ pub enum Origin {
 }
 
 impl Spec {
+    /// Whether it is to be refused when it cannot have host services.
+    pub fn asks_for_host_services(&self) -> bool {
+        self.wants_host_services || self.host_services.is_some()
+    }
+
     /// Time since it was deployed.
     pub fn age(&self) -> Duration {
         let deployed = SystemTime::UNIX_EPOCH + Duration::from_millis(self.deployed_at_ms);

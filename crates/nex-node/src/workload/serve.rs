@@ -145,6 +145,7 @@ impl Actor {
             ToNode::Pong(_) => None,
             ToNode::HostCall(number, _, request, body) => hosted.host_calls(|calls| calls.begin(number, request, body)),
             ToNode::HostData(number, chunk) => hosted.host_calls(|calls| calls.data(number, chunk)),
+            ToNode::HostMore(number) => hosted.host_calls(|calls| calls.more(number)),
             ToNode::HostCancel(number) => hosted.host_calls(|calls| {
                 calls.cancel(number);
                 Ok(())

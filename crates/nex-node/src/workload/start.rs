@@ -104,6 +104,7 @@ impl Actor {
             sha256: artifact.sha256.clone(),
             limits: self.limits(),
             require_static: !self.shared.config.no_sandbox,
+            host_services: self.spec.asks_for_host_services(),
         }));
         hosted.sender.send(start).await.map_err(|error| failed(&error))?;
         let answer = timeout(START_TIMEOUT, async {

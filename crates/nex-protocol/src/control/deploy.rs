@@ -55,6 +55,10 @@ pub struct DeployRequest {
     /// Connection for host services, instead of the node's.
     #[serde(skip_serializing_if = "Option::is_none", alias = "host_services_config")]
     pub host_services: Option<NatsConnection>,
+    /// Whether the workload needs host services: a service gets credentials in its environment, and what cannot have
+    /// them is refused. Functions that can have them have them anyway.
+    #[serde(skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_as_default")]
+    pub wants_host_services: bool,
     /// Request id (0.3.0-rc1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,

@@ -5,7 +5,9 @@
 //!   HostCall(n, request, body) ->
 //!   HostData(n, chunk)…        ->          uploads: at most WINDOW chunks ahead of the node's HostMore
 //!                              <- HostMore(n)          one for each chunk that was taken
-//!                              <- HostData(n, chunk)…  downloads and the messages of a watch
+//!                              <- HostData(n, chunk)…  downloads: at most WINDOW chunks ahead of the agent's HostMore
+//!   HostMore(n)                ->                       one for each chunk that was taken
+//!                              <- HostData(n, change)… the changes of a watch, as they come
 //!                              <- HostReply(n, reply, body)   exactly one, ends the call
 //!   HostCancel(n)              ->          the agent gives the call up; no reply is owed any more
 //! ```
@@ -221,6 +223,26 @@ pub struct HttpRequest {
     /// Longest wait; the call's own deadline bounds it too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// What a response that points elsewhere means.
+    #[serde(default, skip_serializing_if = "Redirect::is_follow")]
+    pub redirect: Redirect,
+}
+
+/// What is done with a response that points elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Redirect {
+    /// It is followed, as far as the node follows.
+    #[default]
+    Follow,
+    /// It is the answer.
+    Manual,
+}
+
+impl Redirect {
+    fn is_follow(&self) -> bool {
+        *self == Self::Follow
+    }
 }
 
 /// The answer to a request that was done. Payloads stand beside it.
@@ -352,6 +374,21 @@ pub struct HostError {
 }
 
 impl HostErrorCode {
+    /// The spelling on the link and in texts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Denied => "denied",
+            Self::Conflict => "conflict",
+            Self::TooLarge => "too-large",
+            Self::Quota => "quota",
+            Self::Timeout => "timeout",
+            Self::NoResponders => "no-responders",
+            Self::Unavailable => "unavailable",
+            Self::Unsupported => "unsupported",
+        }
+    }
+
     /// Whether the same call may succeed later.
     pub fn is_transient(self) -> bool {
         matches!(self, Self::Quota | Self::Timeout | Self::NoResponders | Self::Unavailable)

@@ -111,6 +111,9 @@ pub struct Start {
     pub limits: Limits,
     /// Whether a service must be linked statically (it must inside a sandbox).
     pub require_static: bool,
+    /// Whether the deploy asked for host services: an artifact that cannot have them is refused.
+    #[serde(default)]
+    pub host_services: bool,
 }
 
 /// Run the function once; the body is the payload.
@@ -258,6 +261,8 @@ pub enum ToNode {
     HostCall(u64, u64, HostRequest, Bytes),
     /// A chunk of an upload; an empty one is the last.
     HostData(u64, Bytes),
+    /// A chunk of a download was taken.
+    HostMore(u64),
     /// A host call is given up.
     HostCancel(u64),
 }
@@ -281,6 +286,7 @@ mod kind {
     pub(super) const HOST_CALL: u8 = 72;
     pub(super) const HOST_UPLOAD: u8 = 73;
     pub(super) const HOST_CANCEL: u8 = 74;
+    pub(super) const HOST_TAKEN: u8 = 75;
 }
 
 #[derive(Serialize, Deserialize)]
@@ -412,6 +418,7 @@ impl Message for ToNode {
             ToNode::HostData(number, body) => {
                 Ok(Frame { kind: kind::HOST_UPLOAD, call: number, head: Bytes::new(), body })
             }
+            ToNode::HostMore(number) => Ok(bare(kind::HOST_TAKEN, number)),
             ToNode::HostCancel(number) => Ok(bare(kind::HOST_CANCEL, number)),
         }
     }
@@ -436,6 +443,7 @@ impl Message for ToNode {
                 ToNode::HostCall(frame.call, call, request, frame.body)
             }
             kind::HOST_UPLOAD => ToNode::HostData(frame.call, frame.body),
+            kind::HOST_TAKEN => ToNode::HostMore(frame.call),
             kind::HOST_CANCEL => ToNode::HostCancel(frame.call),
             other => return Err(MessageError::UnknownKind(other)),
         })

@@ -27,13 +27,14 @@ async function hostFetch(input, init) {
   // Of these the process itself has the content.
   if (/^(data|blob):/.test(url)) return await ownFetch(request);
   const redirect = requestPart.redirect(request);
-  if (redirect === "manual") throw new TypeError("fetch: redirect 'manual' is not supported: redirects are followed");
   const signal = requestPart.signal(request);
   if (isAborted(signal)) throw abortReason(signal);
   const body = requestPart.body(request) === null ? EMPTY : new TheBytes(await requestBytes(request));
   if (isAborted(signal)) throw abortReason(signal);
   const headers = pairsOf(FETCH, requestPart.headers(request));
-  const asked = { service: "http", method: requestPart.method(request), url, headers };
+  // What 'error' forbids is a redirect that would be followed, so it must come as it is.
+  const follow = redirect === "follow";
+  const asked = { service: "http", method: requestPart.method(request), url, headers, redirect: follow ? "follow" : "manual" };
   const { promise, cancel } = callAsync(FETCH, asked, body);
   const abort = () => cancel(abortReason(signal));
   listen(signal, "abort", abort);
@@ -43,11 +44,21 @@ async function hostFetch(input, init) {
   } finally {
     unlisten(signal, "abort", abort);
   }
+  if (redirect === "error" && isRedirect(answer.reply)) {
+    throw new TypeError("fetch: the server redirects, which the caller forbids");
+  }
   // The fragment is not sent, and may not come back.
   const came = field(answer.reply, "url");
   const redirected = came !== url && came !== slice(url, 0, indexOf(`${url}#`, "#"));
-  if (redirected && redirect === "error") throw new TypeError("fetch: the server redirects, which the caller forbids");
   return fetched(answer, redirected);
+}
+
+function isRedirect(reply) {
+  const status = field(reply, "status");
+  if (status !== 301 && status !== 302 && status !== 303 && status !== 307 && status !== 308) return false;
+  const pairs = field(reply, "headers") ?? [];
+  for (let at = 0; at < pairs.length; at++) if (toLowerCase(pairs[at][0]) === "location") return true;
+  return false;
 }
 
 function fetched({ reply, body }, redirected) {

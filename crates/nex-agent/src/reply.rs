@@ -1,4 +1,4 @@
-//! What a worker says came of a call, checked before anyone believes it.
+//! What an engine says came of a call, checked before anyone believes it.
 
 use nex_protocol::link::message::{Failure, FailureKind, Headers, Outcome};
 
