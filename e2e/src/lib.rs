@@ -1,6 +1,7 @@
 //! Whole-system tests: a real nats-server, real nodes and agents, real engines. The tests are in `tests/`, a file a
 //! subject; this is the ground they stand on.
 
+mod operator;
 mod web;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use nex_testkit::{NatsServer, NexNode};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+pub use operator::Operator;
 pub use web::web_server;
 
 /// Bucket that test artifacts are put into.
@@ -68,8 +70,24 @@ impl World {
     pub async fn on(server: NatsServer, config: Value) -> Result<Self> {
         let node = NexNode::builder(&server).await?.config(config).start().await?;
         let nats = server.client().await?;
+        Ok(Self::of(server, node, nats))
+    }
+
+    /// A node on a server in operator mode, where it is one user of many.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub async fn operated(server: NatsServer, operator: &Operator, config: Value) -> Result<Self> {
+        let creds = operator.creds_file("node", &operator.administrator()?)?;
+        let nats = async_nats::ConnectOptions::with_credentials_file(&creds).await?.connect(server.url()).await?;
+        let builder = NexNode::builder_with(&server, nats.clone()).env("NATS_CREDS", creds.display().to_string());
+        let node = builder.config(config).start().await?;
+        Ok(Self::of(server, node, nats))
+    }
+
+    fn of(server: NatsServer, node: NexNode, nats: async_nats::Client) -> Self {
         let client = Client::new(nats.clone(), Namespace::default(), Duration::from_secs(10));
-        Ok(Self { node, server, nats, client, issuer: Issuer::generate(), publisher: XKeyPair::generate() })
+        Self { node, server, nats, client, issuer: Issuer::generate(), publisher: XKeyPair::generate() }
     }
 
     /// Puts an artifact into the bucket; gives its SHA-256.

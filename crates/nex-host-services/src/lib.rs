@@ -27,5 +27,5 @@ pub use call::{HostCall, Tenant, Upload};
 pub use download::Download;
 pub use egress::EgressRule;
 pub use failure::{Answer, Failure};
-pub use services::{Backends, HostServices};
+pub use services::{Backends, Buckets, HostServices};
 pub use settings::{HttpSettings, MessagingSettings, QuotaSettings, Settings, StoreSettings};

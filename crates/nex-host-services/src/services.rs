@@ -54,6 +54,15 @@ impl Backends {
     }
 }
 
+/// Names of a tenant's buckets; none where the node does not provide the service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Buckets {
+    /// Bucket of `kv`.
+    pub kv: Option<String>,
+    /// Bucket of `objectStore`.
+    pub object_store: Option<String>,
+}
+
 /// The host services of a node. A clone is the same services.
 #[derive(Clone)]
 pub struct HostServices {
@@ -116,6 +125,26 @@ impl HostServices {
         Self { shared: Arc::new(shared) }
     }
 
+    /// Makes the tenant's buckets and names them: those of services that the node provides.
+    ///
+    /// # Errors
+    /// Why a bucket cannot be made, or is not there.
+    pub async fn provision(&self, tenant: &Tenant) -> Result<Buckets, Failure> {
+        let Shared { settings, backends, kv_bucket, object_bucket, .. } = &*self.shared;
+        let mut buckets = Buckets::default();
+        if settings.kv.enabled {
+            let bucket = named(kv_bucket, tenant)?;
+            backends.kv.provision(&bucket).await?;
+            buckets.kv = Some(bucket);
+        }
+        if settings.object_store.enabled {
+            let bucket = named(object_bucket, tenant)?;
+            backends.object_store.provision(&bucket).await?;
+            buckets.object_store = Some(bucket);
+        }
+        Ok(buckets)
+    }
+
     /// Does what a tenant's function asks, by the call's deadline. Dropping it ends everything it was doing.
     pub async fn call(&self, tenant: &Tenant, call: HostCall) -> Result<(HostReply, Bytes), HostError> {
         let HostCall { request, body, upload, download, deadline } = call;
@@ -162,18 +191,14 @@ impl Shared {
         download: &Download,
         deadline: Instant,
     ) -> Result<(HostReply, Bytes), Failure> {
-        let bucket = |template: &Result<Template, String>| match template {
-            Ok(template) => Ok(template.bucket(tenant)),
-            Err(problem) => Err(Failure::unavailable(format!("the node's bucket_name {problem}"))),
-        };
         let backends = &self.backends;
         match request {
             HostRequest::Kv(request) => {
-                let bucket = bucket(&self.kv_bucket)?;
+                let bucket = named(&self.kv_bucket, tenant)?;
                 kv::call(&*backends.kv, &bucket, request, source.into_body(), download).await
             }
             HostRequest::ObjectStore(request) => {
-                let bucket = bucket(&self.object_bucket)?;
+                let bucket = named(&self.object_bucket, tenant)?;
                 object::call(&*backends.object_store, &bucket, request, source, download).await
             }
             HostRequest::Messaging(request) => {
@@ -181,5 +206,12 @@ impl Shared {
             }
             HostRequest::Http(request) => self.browser.call(&*backends.http, request, source.into_body()).await,
         }
+    }
+}
+
+fn named(template: &Result<Template, String>, tenant: &Tenant) -> Result<String, Failure> {
+    match template {
+        Ok(template) => Ok(template.bucket(tenant)),
+        Err(problem) => Err(Failure::unavailable(format!("the node's bucket_name {problem}"))),
     }
 }

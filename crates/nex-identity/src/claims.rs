@@ -119,9 +119,17 @@ impl Claims {
     ///
     /// # Errors
     /// [`ClaimsError::Sign`] when the key cannot sign.
-    pub fn sign(mut self, issuer: &Issuer, now: i64) -> Result<String, ClaimsError> {
+    pub fn sign(self, issuer: &Issuer, now: i64) -> Result<String, ClaimsError> {
+        self.sign_by(issuer.pair(), now)
+    }
+
+    /// Signs with a key of any kind, for claims that are not about workloads.
+    ///
+    /// # Errors
+    /// [`ClaimsError::Sign`] when the key cannot sign.
+    pub fn sign_by(mut self, signer: &KeyPair, now: i64) -> Result<String, ClaimsError> {
         let sign_error = |error: &dyn std::fmt::Display| ClaimsError::Sign(error.to_string());
-        self.iss = issuer.public_key();
+        self.iss = signer.public_key();
         self.iat = now;
         self.jti = String::new();
         // As jwt.go does: the id is a digest of the standard claims, without itself and without the data.
@@ -134,7 +142,7 @@ impl Claims {
         let mut token = encode(&header).map_err(|e| sign_error(&e))?;
         token.push('.');
         token.push_str(&encode(&self).map_err(|e| sign_error(&e))?);
-        let signature = issuer.pair().sign(token.as_bytes()).map_err(|e| sign_error(&e))?;
+        let signature = signer.sign(token.as_bytes()).map_err(|e| sign_error(&e))?;
         token.push('.');
         token.push_str(&URL_SAFE_NO_PAD.encode(signature));
         Ok(token)

@@ -20,6 +20,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use nex_client::connection::{ConnectError, Settings};
+use nex_identity::Issuer;
 use nex_protocol::WorkloadType;
 
 use crate::config::Config;
@@ -108,6 +109,11 @@ pub fn check(config: &Config, overrides: &Overrides) -> Vec<String> {
         && let Err(error) = host::deno(&config)
     {
         problems.push(format!("{error}: it runs JavaScript functions, workload type v8"));
+    }
+    if let Some(credentials) = &config.host_services.credentials
+        && let Err(error) = Issuer::load(&credentials.account_seed_file)
+    {
+        problems.push(format!("host_services.credentials.account_seed_file: {error}"));
     }
     if config.public_nats_server.is_some()
         && let Err(error) = host::nats_server(&config)

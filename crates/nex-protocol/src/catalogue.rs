@@ -116,6 +116,8 @@ catalogue! {
     Internal = 1026, "see the node's log and report it";
     /// As many requests of this kind as a node works on are in work.
     Busy = 1027, "try again shortly, or deploy to another node";
+    /// The workload needs host services and cannot have them.
+    HostServicesUnavailable = 1028, "give the node host_services.credentials, or deploy with --hs_url, --hs_jwt and --hs_seed";
 }
 
 #[cfg(test)]

@@ -120,10 +120,16 @@ impl NexNode {
 
     /// A node with something said about it.
     pub async fn builder(server: &NatsServer) -> Result<NexNodeBuilder> {
+        Ok(Self::builder_with(server, server.client().await?))
+    }
+
+    /// The same, on a server that lets nobody in without credentials: `client` has some, and the node is to be given
+    /// some by argument or environment.
+    pub fn builder_with(server: &NatsServer, client: async_nats::Client) -> NexNodeBuilder {
         let number = NODES.fetch_add(1, Ordering::Relaxed);
-        Ok(NexNodeBuilder {
+        NexNodeBuilder {
             url: server.url(),
-            client: server.client().await?,
+            client,
             account: server.account().cloned(),
             config: json!({
                 "no_sandbox": true,
@@ -134,7 +140,7 @@ impl NexNode {
             arguments: Vec::new(),
             environment: Vec::new(),
             state: None,
-        })
+        }
     }
 
     /// Waits until the node answers a ping, and returns its id; an error when it ends, or takes too long.

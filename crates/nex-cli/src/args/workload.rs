@@ -23,9 +23,13 @@ pub(crate) struct WorkloadArgs {
     pub(crate) host_services: HostServicesArgs,
 }
 
-/// The connection that host services use instead of the node's.
+/// Host services: whether they are needed, and the connection they use instead of the node's.
 #[derive(Debug, Args)]
 pub(crate) struct HostServicesArgs {
+    /// Needs host services: a service gets NATS credentials in its environment (NEX_HOSTSERVICES_NATS_*), and what
+    /// cannot have them is refused; functions that can have them do without this flag
+    #[arg(long = "hs")]
+    pub(crate) wanted: bool,
     /// NATS server for host services
     #[arg(long = "hs_url", alias = "hs-url", value_name = "URL")]
     pub(crate) url: Option<String>,

@@ -26,6 +26,7 @@ pub(super) fn describe(
     deployment.essential = args.essential;
     deployment.trigger_subjects.clone_from(&args.trigger_subjects);
     deployment.jsdomain = jsdomain.unwrap_or_default().to_owned();
+    deployment.wants_host_services = args.host_services.wanted;
     deployment.host_services = args.host_services.url.as_ref().map(|url| NatsConnection {
         nats_url: url.clone(),
         nats_user_jwt: args.host_services.jwt.clone().unwrap_or_default(),

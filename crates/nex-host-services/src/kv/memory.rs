@@ -152,6 +152,10 @@ impl KeyValue for MemoryKeyValue {
         })
     }
 
+    fn provision<'a>(&'a self, bucket: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { self.with(bucket, |_| Ok(())) })
+    }
+
     fn watch<'a>(&'a self, bucket: &'a str, pattern: &'a str, events: &'a Download) -> Answer<'a, ()> {
         Box::pin(async move {
             let mut changes = self.with(bucket, |bucket| Ok(bucket.changes.subscribe()))?;

@@ -64,6 +64,9 @@ pub trait KeyValue: Send + Sync {
     /// All keys, in any order.
     fn keys<'a>(&'a self, bucket: &'a str) -> Answer<'a, Vec<String>>;
 
+    /// Makes a bucket that is not there, where buckets are made on first use.
+    fn provision<'a>(&'a self, bucket: &'a str) -> Answer<'a, ()>;
+
     /// Passes on every change of the keys under a pattern, from now on, until it is dropped or nobody listens.
     fn watch<'a>(&'a self, bucket: &'a str, pattern: &'a str, events: &'a Download) -> Answer<'a, ()>;
 }

@@ -188,6 +188,10 @@ impl KeyValue for NatsKeyValue {
         Box::pin(async move { on_stream!(self.streams, bucket, stream => self.list(&stream, bucket)) })
     }
 
+    fn provision<'a>(&'a self, bucket: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { self.streams.reopen(bucket).await.map(drop) })
+    }
+
     fn watch<'a>(&'a self, bucket: &'a str, pattern: &'a str, events: &'a Download) -> Answer<'a, ()> {
         Box::pin(
             async move { on_stream!(self.streams, bucket, stream => self.follow(&stream, bucket, pattern, events)) },

@@ -86,6 +86,10 @@ impl ObjectStore for MemoryObjectStore {
         Box::pin(async move { self.with(bucket, |bucket| Ok(bucket.get(name).map(|(info, _)| info.clone()))) })
     }
 
+    fn provision<'a>(&'a self, bucket: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { self.with(bucket, |_| Ok(())) })
+    }
+
     fn list<'a>(&'a self, bucket: &'a str) -> Answer<'a, Vec<ObjectInfo>> {
         Box::pin(async move {
             self.with(bucket, |bucket| {

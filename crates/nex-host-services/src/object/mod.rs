@@ -41,6 +41,9 @@ pub trait ObjectStore: Send + Sync {
 
     /// What is known of all objects, in any order.
     fn list<'a>(&'a self, bucket: &'a str) -> Answer<'a, Vec<ObjectInfo>>;
+
+    /// Makes a bucket that is not there, where buckets are made on first use.
+    fn provision<'a>(&'a self, bucket: &'a str) -> Answer<'a, ()>;
 }
 
 /// The bytes of an object that is being stored.

@@ -298,6 +298,10 @@ impl ObjectStore for NatsObjectStore {
         })
     }
 
+    fn provision<'a>(&'a self, bucket: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { self.inner.streams.reopen(bucket).await.map(drop) })
+    }
+
     fn list<'a>(&'a self, bucket: &'a str) -> Answer<'a, Vec<ObjectInfo>> {
         let Inner { streams, .. } = &*self.inner;
         Box::pin(async move { on_stream!(streams, bucket, stream => self.inner.all(&stream, bucket)) })

@@ -5,15 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nex_host_services::Settings;
-use nex_protocol::control::deploy::NatsConnection;
-use nex_protocol::subject::TriggerSubject;
 use nex_protocol::{Environment, Location, Namespace, WorkloadName, WorkloadType};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::reader::{Report, Section};
 use super::{
     AutostartWorkload, Cni, Config, ConfigErrors, HostServices, Loaded, MachineTemplate, NodeLimits, PublicNatsServer,
-    RateLimiters, TokenBucket,
+    RateLimiters, TokenBucket, host_services,
 };
 
 /// Keys of Go Nex that have no effect here, and why.
@@ -282,52 +280,12 @@ fn nats(root: &mut Section<'_>, config: &mut Config) {
     });
     // 0.3.0-rc1 moved the connection into an object of its own and renamed the key.
     let denied = &config.deny_trigger_subjects;
-    let old = root.section("host_services", |section| host_services(section, denied));
-    let new = root.section("host_services_config", |section| host_services(section, denied));
+    let old = root.section("host_services", |section| host_services::read(section, denied));
+    let new = root.section("host_services_config", |section| host_services::read(section, denied));
     config.host_services = new.or(old).unwrap_or_else(|| HostServices {
-        nats: None,
         settings: Settings { denied_subjects: denied.clone(), ..Settings::default() },
+        ..HostServices::default()
     });
-}
-
-fn host_services(section: &mut Section<'_>, denied: &[TriggerSubject]) -> HostServices {
-    let flat = connection(section);
-    let nested = section.section("nats", connection).flatten();
-    let services = section.section("services", |services| {
-        let mut named = BTreeMap::new();
-        for name in ["http", "kv", "messaging", "objectstore", "quota"] {
-            let service = services.section(name, |service| {
-                (
-                    service.take("enabled").unwrap_or(true),
-                    service.take::<Map<String, Value>>("config").unwrap_or_default(),
-                )
-            });
-            named.extend(service.map(|service| (name.to_owned(), service)));
-        }
-        named
-    });
-    let settings = match Settings::from_config(&services.unwrap_or_default(), denied.to_vec()) {
-        Ok(settings) => settings,
-        Err(problems) => {
-            for problem in problems {
-                section.problem("services", problem);
-            }
-            Settings::default()
-        }
-    };
-    HostServices { nats: nested.or(flat), settings }
-}
-
-fn connection(section: &mut Section<'_>) -> Option<NatsConnection> {
-    let connection = NatsConnection {
-        nats_url: section.take("nats_url").unwrap_or_default(),
-        nats_user_jwt: section.take("nats_user_jwt").unwrap_or_default(),
-        nats_user_seed: section.take("nats_user_seed").unwrap_or_default(),
-    };
-    if connection.nats_user_jwt.is_empty() != connection.nats_user_seed.is_empty() {
-        section.problem("nats_user_jwt", "goes together with nats_user_seed");
-    }
-    (connection != NatsConnection::default()).then_some(connection)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! shows on a machine (is there an agent program, a kernel file?) is checked when the node is built.
 
 mod file;
+mod host_services;
 mod reader;
 
 use std::collections::BTreeMap;
@@ -115,6 +116,46 @@ pub struct HostServices {
     pub nats: Option<NatsConnection>,
     /// Settings of the services.
     pub settings: nex_host_services::Settings,
+    /// How services get credentials of their own; without it they get none.
+    pub credentials: Option<ServiceCredentials>,
+}
+
+/// What users that are made for services are users of, and what they may do (`host_services.credentials`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceCredentials {
+    /// File with the seed of an account's key, or of one of its signing keys.
+    pub account_seed_file: PathBuf,
+    /// The account, when the file holds a signing key.
+    pub account: Option<String>,
+    /// Subjects a service may publish to, with `${namespace}` and `${workload_name}`.
+    pub publish: Vec<String>,
+    /// Subjects a service may subscribe to, likewise.
+    pub subscribe: Vec<String>,
+    /// Whether a service may make consumers of its buckets, which can deliver to any subject of the account.
+    pub allow_consumers: bool,
+    /// How long a user lives; zero for as long as its account.
+    pub ttl: Duration,
+}
+
+impl Default for ServiceCredentials {
+    fn default() -> Self {
+        let own = vec!["${namespace}.>".to_owned()];
+        Self {
+            account_seed_file: PathBuf::new(),
+            account: None,
+            publish: own.clone(),
+            subscribe: own,
+            allow_consumers: false,
+            ttl: Duration::ZERO,
+        }
+    }
+}
+
+impl ServiceCredentials {
+    /// A subject of `publish` or `subscribe` for a workload.
+    pub fn subject(template: &str, namespace: &Namespace, workload: &WorkloadName) -> String {
+        template.replace("${namespace}", namespace.as_str()).replace("${workload_name}", workload.as_str())
+    }
 }
 
 /// Size of a microVM.

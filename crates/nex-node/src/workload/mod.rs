@@ -11,6 +11,7 @@
 
 pub mod actor;
 pub mod call;
+mod credentials;
 pub mod host_calls;
 mod serve;
 mod start;

@@ -6,8 +6,10 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
+use nex_host_services::{HostServices, Tenant};
+use nex_protocol::control::deploy::NatsConnection;
 use nex_protocol::link::message::{Limits, Start, ToAgent, ToNode};
-use nex_protocol::{Code, Fault};
+use nex_protocol::{Code, Environment, Fault};
 use nex_sandbox::Agent;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -15,7 +17,7 @@ use tokio::time::timeout;
 use super::actor::{Actor, Ended, Shared};
 use super::serve::Hosted;
 use super::trigger::Triggers;
-use super::{Origin, State};
+use super::{Origin, State, credentials};
 use crate::artifact::Artifact;
 use crate::config::FunctionLimits;
 
@@ -46,10 +48,11 @@ impl Actor {
             None => self.fetch().await?,
         };
         self.set_state(State::Starting);
+        let environment = self.environment().await?;
         let agent = self.shared.pool.claim(CLAIM_TIMEOUT).await.map_err(|error| {
             Fault::new(Code::PoolExhausted, format!("Failed to get agent client from pool: {error}"))
         })?;
-        let hosted = self.hand_over(agent, &artifact).await?;
+        let hosted = self.hand_over(agent, &artifact, environment).await?;
         if self.spec.r#type.is_function() {
             self.connect().await?;
         }
@@ -89,7 +92,7 @@ impl Actor {
     }
 
     /// Tells an agent to run the workload and waits until it does.
-    async fn hand_over(&self, agent: Agent, artifact: &Artifact) -> Result<Hosted, Fault> {
+    async fn hand_over(&self, agent: Agent, artifact: &Artifact, environment: Environment) -> Result<Hosted, Fault> {
         let failed =
             |text: &dyn std::fmt::Display| Fault::new(Code::StartFailed, format!("Failed to deploy workload: {text}"));
         let Agent { sender, receiver, lost, place, .. } = agent;
@@ -99,7 +102,7 @@ impl Actor {
             namespace: self.spec.namespace.to_string(),
             r#type: self.spec.r#type,
             argv: self.spec.argv.clone(),
-            environment: self.spec.environment.clone(),
+            environment,
             artifact: artifact.path.clone(),
             sha256: artifact.sha256.clone(),
             limits: self.limits(),
@@ -147,19 +150,51 @@ impl Actor {
         }
     }
 
+    /// The environment it was deployed with; for a service that asks for host services with credentials in it.
+    async fn environment(&self) -> Result<Environment, Fault> {
+        let mut environment = self.spec.environment.clone();
+        if self.spec.r#type.is_function() || !self.spec.asks_for_host_services() {
+            return Ok(environment);
+        }
+        let host_services = &self.shared.config.host_services;
+        let node = &self.shared.nats.servers;
+        let set = match (&self.spec.host_services, &host_services.credentials) {
+            (Some(own), _) => credentials::given(&mut environment, own, node),
+            (None, Some(credentials)) => {
+                let configured = host_services.nats.as_ref();
+                let servers = configured.map(|nats| &nats.nats_url).filter(|url| !url.is_empty()).unwrap_or(node);
+                let tenant = Tenant { namespace: self.spec.namespace.clone(), workload: self.spec.name.clone() };
+                match self.services_on(configured).await {
+                    Ok(services) => credentials::made(&mut environment, credentials, &services, &tenant, servers).await,
+                    Err(problem) => Err(problem),
+                }
+            }
+            (None, None) => Err("this node has no account to make credentials with \
+                                 (host_services.credentials), and the deploy brings none"
+                .to_owned()),
+        };
+        set.map(|()| environment).map_err(|problem| {
+            let text = format!("Failed to deploy workload: no credentials for host services: {problem}");
+            Fault::new(Code::HostServicesUnavailable, text)
+        })
+    }
+
+    /// Host services on a connection; on the node's own when none is wanted.
+    async fn services_on(&self, wanted: Option<&NatsConnection>) -> Result<HostServices, String> {
+        if wanted.is_none() {
+            return Ok(self.shared.services.clone());
+        }
+        let connection = self.shared.nats.for_workload(wanted, &self.id).await?;
+        Ok(self.shared.services.on(connection.client))
+    }
+
     /// What a function needs besides its agent, made once: its services and its subscriptions.
     async fn connect(&mut self) -> Result<(), Fault> {
         let failed = |text: String| Fault::new(Code::StartFailed, format!("Failed to deploy workload: {text}"));
         let configured = self.shared.config.host_services.nats.as_ref();
         let wanted = self.spec.host_services.as_ref().or(configured);
         if self.services.is_none() {
-            self.services = Some(match wanted {
-                None => self.shared.services.clone(),
-                Some(_) => {
-                    let connection = self.shared.nats.for_workload(wanted, &self.id).await.map_err(failed)?;
-                    self.shared.services.on(connection.client)
-                }
-            });
+            self.services = Some(self.services_on(wanted).await.map_err(failed)?);
         }
         if self.triggers.is_none() {
             let wanted = self.spec.trigger_connection.as_ref().or(wanted);

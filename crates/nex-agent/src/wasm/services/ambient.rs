@@ -30,8 +30,7 @@ impl context::Host for Guest {
 
 impl config::store::Host for Guest {
     async fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<String>, config::store::Error>> {
-        let found = self.function.environment.iter().find(|(name, _)| *name == key);
-        Ok(Ok(found.map(|(_, value)| value.to_owned())))
+        Ok(Ok(self.function.environment.get(&key).map(ToOwned::to_owned)))
     }
 
     async fn get_all(&mut self) -> wasmtime::Result<Result<Vec<(String, String)>, config::store::Error>> {
