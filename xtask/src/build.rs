@@ -15,7 +15,8 @@ pub(crate) fn run() -> Result<()> {
     examples()
 }
 
-fn examples() -> Result<()> {
+/// Builds the examples, and the guests of tests, for their own targets.
+pub(crate) fn examples() -> Result<()> {
     narrate::headline("Building the examples");
     let musl = setup::musl_target();
     let components = ["echofunction", "counter", "fetcher", "guest-probe", "guest-command"];

@@ -3,6 +3,7 @@
 //! Everything that it installs goes into the project's own `.tools` folder (Rust targets and components are rustup's
 //! matter), nothing needs root, and every command may be run again at any time.
 
+mod bench;
 mod build;
 mod cargo;
 mod check;
@@ -30,6 +31,7 @@ Usage: cargo xtask COMMAND
   test [-- ARGS]   run all tests; ARGS go to `cargo test`
   check            run the static checks: formatting, lints, documentation, licences
   ci               run check, demo and test
+  bench [ARGS]     measure, in release: --quick, --json FILE, names of benchmarks
   build            build nex, its agent and the examples
   setup            install what the others need and this machine lacks (they do it by themselves)";
 
@@ -49,7 +51,7 @@ fn run(arguments: &[OsString]) -> Result<()> {
         Some((command, rest)) => (command.to_str().unwrap_or_default(), rest),
         None => ("help", arguments),
     };
-    if !rest.is_empty() && command != "test" {
+    if !rest.is_empty() && !["test", "bench"].contains(&command) {
         bail!("`cargo xtask {command}` takes no arguments\n\n{USAGE}");
     }
     match command {
@@ -57,6 +59,7 @@ fn run(arguments: &[OsString]) -> Result<()> {
         "build" => build::run(),
         "demo" => demo(),
         "test" => test::run(rest),
+        "bench" => bench::run(rest),
         "check" => check(),
         "ci" => ci(),
         "help" | "--help" | "-h" => {

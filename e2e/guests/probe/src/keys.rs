@@ -85,6 +85,24 @@ pub(crate) fn count_to(count: &str) -> String {
     last.to_string()
 }
 
+/// Makes calls and tells how long each took, nanoseconds: `get COUNT` or `request COUNT`.
+pub(crate) fn time(asked: &str) -> String {
+    let (kind, count) = asked.split_once(' ').unwrap();
+    let bucket = bucket();
+    let call = || match kind {
+        "get" => drop(bucket.get("key").unwrap()),
+        _ => drop(crate::nex::messaging::messaging::request("bench.echo", &[], b"x", None).unwrap()),
+    };
+    let times: Vec<u128> = (0..count.parse().unwrap())
+        .map(|_| {
+            let begun = std::time::Instant::now();
+            call();
+            begun.elapsed().as_nanos()
+        })
+        .collect();
+    format!("{times:?}")
+}
+
 /// Never ends by itself.
 pub(crate) fn spin() -> String {
     let bucket = bucket();

@@ -33,6 +33,7 @@ impl Guest for Probe {
             "set" => keys::set(&payload),
             "count-to" => keys::count_to(&payload),
             "spin" => keys::spin(),
+            "time" => keys::time(&payload),
             "containers" => blobs::containers(),
             "objects" => blobs::objects(),
             "ranges" => blobs::ranges(),
