@@ -58,6 +58,28 @@ const CASES: [Case; 5] = [
     Case { what: "component messaging request", subject: "bench.wasm.time", kind: "request", trip: Trip::Request },
 ];
 
+/// Answers on `bench.echo`, on a thread of its own, for as long as the program runs. Ready when this returns.
+fn echo(url: String) -> Result<()> {
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let answer = async {
+            let client = async_nats::connect(url).await?;
+            let mut asked = client.subscribe("bench.echo").await?;
+            nex_e2e::round_trip(&client).await?;
+            ready.send(())?;
+            while let Some(message) = asked.next().await {
+                if let Some(reply) = message.reply {
+                    client.publish(reply, message.payload).await?;
+                }
+            }
+            anyhow::Ok(())
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.context("no runtime").and_then(|runtime| runtime.block_on(answer))
+    });
+    is_ready.recv().context("the echo did not start")
+}
+
 /// Measures all of it.
 pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
     let world = World::with(json!({"functions": {"timeout_ms": 60_000}})).await?;
@@ -65,16 +87,7 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
     world.function("script", V8, SCRIPT.as_bytes(), "bench.js").await?;
     world.function("guest", Wasm, &std::fs::read(examples()?.probe()?)?, "bench.wasm.*").await?;
 
-    // An echo in a process of its own would be fairer to nobody: both sides talk to this one.
-    let mut echo = world.nats.subscribe("bench.echo").await?;
-    let answering = world.server.client().await?;
-    tokio::spawn(async move {
-        while let Some(message) = echo.next().await {
-            if let Some(reply) = message.reply {
-                let _ = answering.publish(reply, message.payload).await;
-            }
-        }
-    });
+    echo(world.server.url())?;
 
     let client = world.server.client().await?;
     // The first calls make the buckets.

@@ -25,7 +25,8 @@ pub(crate) struct Effort {
 /// All benchmarks, by name.
 const NAMES: [&str; 1] = ["host-calls"];
 
-#[tokio::main]
+// One thread: a baseline that first has to wake another would flatter everything beside it.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let mut effort = Effort { rounds: 9, operations: 2000 };
     let mut json: Option<PathBuf> = None;

@@ -1,4 +1,5 @@
-//! The tests: `cargo test` over the workspace, with everything built that they run.
+//! The tests: `cargo test`, with everything built that they run. Examples have none of their own: the whole-system tests run
+//! them.
 //!
 //! The workspace's test programs each print a summary of their own. The closing line here is the sum of them.
 
@@ -19,7 +20,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
         Some((first, rest)) if first == "--" => rest,
         _ => arguments,
     };
-    let mut command = cargo::cargo(["test", "--workspace", "--no-fail-fast"]);
+    let mut command = cargo::cargo(["test", "--no-fail-fast"]);
     command.args(arguments).stdout(Stdio::piped());
     tools.announce_to(&mut command);
     println!("$ {}", cargo::describe(&command));

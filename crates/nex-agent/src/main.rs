@@ -15,9 +15,6 @@ use tracing_subscriber::EnvFilter;
 /// The agent was not started by a node (`EX_USAGE`).
 const NOT_BY_A_NODE: u8 = 64;
 
-/// Threads for the link and for pipes. Functions run elsewhere, so that these are never busy.
-const THREADS: usize = 2;
-
 /// The workload's environment passes through here in clear: no core dump, and no debugger of the same user (which a
 /// workload without a sandbox is), shall see it.
 fn keep_memory_private() -> rustix::io::Result<()> {
@@ -59,11 +56,9 @@ fn main() -> ExitCode {
 fn run(link: OwnedFd) -> anyhow::Result<()> {
     let groups = Groups::default();
     guard::watch(link.try_clone().context("duplicating the link")?, groups.clone()).context("starting the guard")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .enable_all()
-        .build()
-        .context("starting the runtime")?;
+    // One thread for the link and for pipes: functions run elsewhere, so it is never busy, and what arrives is handed
+    // on without waking another thread first.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     // On this thread, not on a worker: the workload's processes are tied to the life of the thread that starts them.
     let result = runtime.block_on(session::serve(UnixStream::from(link), groups));
     // A compilation that nobody waits for any more must not hold up the exit.

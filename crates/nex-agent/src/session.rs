@@ -5,19 +5,14 @@
 //! running, ended. In the end every call that came in has had its outcome, and Exited or Rejected was said once.
 
 use std::io;
-use std::pin::Pin;
 use std::process;
-use std::task::{self, Poll};
 use std::time::Duration;
 
 use nex_link::{LinkError, Receiver, Sender};
 use nex_protocol::link::VERSION;
 use nex_protocol::link::frame::MAX_LINK_FRAME;
 use nex_protocol::link::message::{FailureKind, Hello, Rejection, Start, ToAgent, ToNode, Welcome};
-use tokio::io::AsyncWrite;
-use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::call::{self, Call};
@@ -65,14 +60,10 @@ pub enum SessionError {
 /// # Errors
 /// [`SessionError`]: the workload has been ended all the same.
 pub async fn serve(stream: std::os::unix::net::UnixStream, groups: Groups) -> Result<(), SessionError> {
-    stream.set_nonblocking(true)?;
-    let (read, write) = UnixStream::from_std(stream)?.into_split();
-    let (written, all_written) = oneshot::channel();
-    let write = Tracked { write, _written: written };
-    let (node, mut link) = nex_link::open::<ToAgent, ToNode>(read, write, MAX_LINK_FRAME);
+    let (node, mut link, written) = nex_link::over_socket::<ToAgent, ToNode>(stream, MAX_LINK_FRAME)?;
     let result = live(&mut link, node, groups).await;
-    // The last sender is gone: the write task writes what is queued and ends.
-    let _ = tokio::time::timeout(FLUSH, all_written).await;
+    // The last sender is gone: what is queued is still written.
+    let _ = tokio::time::timeout(FLUSH, written.wait()).await;
     result
 }
 
@@ -210,25 +201,5 @@ fn name(message: &ToAgent) -> &'static str {
         ToAgent::HostReply(..) => "HostReply",
         ToAgent::HostData(..) => "HostData",
         ToAgent::HostMore(_) => "HostMore",
-    }
-}
-
-/// The write half of the link; dropping it, which the write task does at its end, closes `_written`.
-struct Tracked {
-    write: OwnedWriteHalf,
-    _written: oneshot::Sender<()>,
-}
-
-impl AsyncWrite for Tracked {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.write).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.write).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.write).poll_shutdown(cx)
     }
 }

@@ -154,32 +154,73 @@ impl Streams {
     }
 }
 
-/// The last message of every subject under a filter, from an ordered consumer; `None` when there is none.
-pub(crate) async fn last_of_each(
+/// Messages of a stream, and the consumer at the server that brings them; it goes when this is dropped. Left alone the
+/// server would keep it for half a minute more, and a function that lists in a loop would fill the server with them.
+pub(crate) struct Reading {
+    /// The messages.
+    pub(crate) messages: Ordered,
+    _consumer: AtServer,
+}
+
+/// A consumer at the server.
+struct AtServer {
+    client: async_nats::Client,
+    delete: String,
+}
+
+impl Drop for AtServer {
+    fn drop(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (client, delete) = (self.client.clone(), std::mem::take(&mut self.delete));
+        runtime.spawn(async move {
+            // Nobody waits for the answer; the server wants somewhere to send it. What is not deleted now, it will
+            // delete by itself.
+            let _ = client.publish_with_reply(delete, client.new_inbox(), Bytes::new()).await;
+        });
+    }
+}
+
+/// Messages under a filter, from an ordered consumer, and how many there are already.
+pub(crate) async fn read_on(
+    client: &async_nats::Client,
     stream: &Stream,
-    inbox: String,
     filter: String,
+    deliver_policy: DeliverPolicy,
     headers_only: bool,
-) -> Result<Option<Ordered>, Fault> {
+) -> Result<(u64, Reading), Fault> {
     let config = OrderedConfig {
-        deliver_subject: inbox,
+        deliver_subject: client.new_inbox(),
         filter_subject: filter,
         headers_only,
-        deliver_policy: DeliverPolicy::LastPerSubject,
+        deliver_policy,
         ..OrderedConfig::default()
     };
     let consumer = stream.create_consumer(config).await.map_err(consumed)?;
-    if consumer.cached_info().num_pending == 0 {
-        return Ok(None);
+    let info = consumer.cached_info();
+    let delete = format!("$JS.API.CONSUMER.DELETE.{}.{}", info.stream_name, info.name);
+    let (pending, at_server) = (info.num_pending, AtServer { client: client.clone(), delete });
+    match consumer.messages().await {
+        Ok(messages) => Ok((pending, Reading { messages, _consumer: at_server })),
+        Err(error) => {
+            tracing::debug!(%error, "cannot read a bucket");
+            Err(Failure::unavailable("NATS cannot be read from").into())
+        }
     }
-    consumer.messages().await.map(Some).map_err(|error| {
-        tracing::debug!(%error, "cannot read a bucket");
-        Fault::Failed(Failure::unavailable("NATS cannot be read from"))
-    })
+}
+
+/// The last message of every subject under a filter; `None` when there is none.
+pub(crate) async fn last_of_each(
+    client: &async_nats::Client,
+    stream: &Stream,
+    filter: String,
+    headers_only: bool,
+) -> Result<Option<Reading>, Fault> {
+    let (pending, reading) = read_on(client, stream, filter, DeliverPolicy::LastPerSubject, headers_only).await?;
+    Ok((pending > 0).then_some(reading))
 }
 
 /// What an error of a consumer's making means.
-pub(crate) fn consumed(error: jetstream::stream::ConsumerError) -> Fault {
+fn consumed(error: jetstream::stream::ConsumerError) -> Fault {
     use jetstream::stream::ConsumerErrorKind;
     tracing::debug!(%error, "cannot read a bucket");
     match error.kind() {

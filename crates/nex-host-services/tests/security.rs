@@ -342,3 +342,81 @@ async fn errors_say_nothing_about_the_server() {
     let publish = MessagingRequest::Publish { subject: "a".into(), headers: Vec::new() };
     assert_eq!(world.message(publish, b"").await.unwrap_err().code, HostErrorCode::Unavailable);
 }
+
+#[tokio::test]
+async fn listing_and_watching_in_a_loop_leaves_no_consumers_at_the_server() {
+    let world = World::real(Settings::default()).await;
+    let me = tenant("a", "b");
+    world.set(&me, "key", b"1").await.unwrap();
+    world.put(&me, "object", vec![Bytes::from_static(b"1")]).await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(world.keys(&me).await, ["key"]);
+        assert_eq!(world.names(&me).await, ["object"]);
+        // Given up while it goes on.
+        let watch = world.kv(&me, KvRequest::Watch { key: None }, b"");
+        assert!(tokio::time::timeout(Duration::from_millis(20), watch).await.is_err());
+    }
+    let context = jetstream::new(world.client().await);
+    let mut left = usize::MAX;
+    for _ in 0..100 {
+        let keys = context.get_stream("KV_hs_a_b_kv").await.unwrap().get_info().await.unwrap().state.consumer_count;
+        let objects = context.get_stream("OBJ_hs_a_b_obj").await.unwrap().get_info().await.unwrap().state.consumer_count;
+        left = keys + objects;
+        if left == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{left} consumers are left");
+}
+
+#[tokio::test]
+async fn who_was_asked_once_cannot_answer_in_anothers_place() {
+    let world = World::real(Settings::default()).await;
+    let client = world.client().await;
+    let mut asked = client.subscribe("ask.*").await.unwrap();
+    client.flush().await.unwrap();
+    let request = |subject: &str| MessagingRequest::Request {
+        subject: subject.into(),
+        headers: vec![],
+        timeout_ms: Some(300),
+    };
+    let answering = async {
+        let mut replies = vec![];
+        for _ in 0..3 {
+            let message = futures_util::StreamExt::next(&mut asked).await.unwrap();
+            replies.push(message.reply.unwrap().to_string());
+        }
+        // Late, to one that was given up; nobody hears it.
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        for reply in &replies {
+            client.publish(reply.clone(), "late".into()).await.unwrap();
+        }
+        replies
+    };
+    let asking = async {
+        for subject in ["ask.a", "ask.b", "ask.c"] {
+            assert_eq!(world.message(request(subject), b"").await.unwrap_err().code, HostErrorCode::Timeout);
+        }
+    };
+    let (replies, ()) = tokio::join!(answering, asking);
+    let tokens: Vec<&str> = replies.iter().map(|reply| reply.rsplit('.').next().unwrap()).collect();
+    // Sixteen random bytes: what is seen of some tells nothing of others.
+    let distance = |a: &str, b: &str| a.chars().zip(b.chars()).filter(|(a, b)| a != b).count();
+    for pair in tokens.windows(2) {
+        assert_eq!(pair[0].len(), 32);
+        assert!(distance(pair[0], pair[1]) > 16, "{tokens:?}");
+    }
+    // The subscription takes what belongs to it and goes on.
+    let mut echo = client.subscribe("echo").await.unwrap();
+    let answered = tokio::spawn({
+        let client = client.clone();
+        async move {
+            let message = futures_util::StreamExt::next(&mut echo).await.unwrap();
+            client.publish(message.reply.unwrap(), "mine".into()).await.unwrap();
+        }
+    });
+    client.flush().await.unwrap();
+    assert_eq!(&world.message(request("echo"), b"").await.unwrap().1[..], b"mine");
+    answered.await.unwrap();
+}

@@ -1,30 +1,27 @@
 //! The async ends of a link: a [`Sender`] and a [`Receiver`] of typed messages over any byte stream.
 //!
-//! Owns: buffering, the write task, and the bounds on both. Used by the node and the agent for the agent link, and by
+//! Owns: buffering, the write task, and the bounds on both; see [`writer`] for how a message leaves. Used by the node and the agent for the agent link, and by
 //! the agent to drive its JavaScript worker, which speaks the same frames.
 //!
-//! Promises: messages leave in the order they were sent; one task writes, so frames never interleave; a sender waits
+//! Promises: messages leave in the order they were sent; one at a time writes, so frames never interleave; a sender waits
 //! when the other side does not read (back-pressure, bounded memory); receiving is cancel-safe; the first error ends
 //! the link for good. Nothing is retried here.
 
+mod socket;
+mod writer;
+
+use std::io;
 use std::marker::PhantomData;
+use std::os::unix::net::UnixStream;
 use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
 use nex_protocol::link::frame::{Frame, FrameError};
 use nex_protocol::link::message::{Message, MessageError};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-/// Messages that wait for the write task; beyond it senders wait.
-const QUEUE: usize = 256;
-
-/// Bodies up to this size are copied behind their head so that a frame leaves in one write; larger ones are written
-/// from where they are.
-const INLINE_BODY: usize = 16 << 10;
-
-/// Stop gathering queued frames into one write at this size.
-const GATHER: usize = 64 << 10;
+use writer::Stream;
+pub use writer::{Sender, Written};
 
 /// What ended a link.
 #[derive(Debug, thiserror::Error)]
@@ -48,38 +45,6 @@ pub enum LinkError {
 #[error("the link is closed")]
 pub struct Closed;
 
-/// Sends messages; clones share the link. The write half closes when the last clone is dropped.
-#[derive(Debug)]
-pub struct Sender<Out> {
-    queue: mpsc::Sender<Out>,
-}
-
-impl<Out> Clone for Sender<Out> {
-    fn clone(&self) -> Self {
-        Self { queue: self.queue.clone() }
-    }
-}
-
-impl<Out: Message> Sender<Out> {
-    /// Queues a message, waiting for room.
-    ///
-    /// # Errors
-    /// [`Closed`] when the other side is gone.
-    pub async fn send(&self, message: Out) -> Result<(), Closed> {
-        self.queue.send(message).await.map_err(|_| Closed)
-    }
-
-    /// Queues a message if there is room now; says whether it was.
-    pub fn try_send(&self, message: Out) -> bool {
-        self.queue.try_send(message).is_ok()
-    }
-
-    /// Resolves when the link can carry nothing more.
-    pub async fn closed(&self) {
-        self.queue.closed().await;
-    }
-}
-
 /// Receives messages.
 pub struct Receiver<In> {
     stream: Box<dyn AsyncRead + Send + Unpin>,
@@ -95,6 +60,10 @@ impl<In> std::fmt::Debug for Receiver<In> {
 }
 
 impl<In: Message> Receiver<In> {
+    fn new(stream: impl AsyncRead + Send + Unpin + 'static, limit: usize) -> Self {
+        Self { stream: Box::new(stream), buffer: BytesMut::with_capacity(8 << 10), limit, message: PhantomData }
+    }
+
     /// The next message; none when the other side has ended in good order. Cancel-safe.
     ///
     /// # Errors
@@ -111,22 +80,27 @@ impl<In: Message> Receiver<In> {
     }
 }
 
-/// Opens a link over the two halves of a stream. Frames longer than `limit` end it. Must be called on a runtime.
+/// Opens a link over a socket. Frames longer than `limit` end it. Must be called on a runtime.
+///
+/// # Errors
+/// When the runtime cannot watch the socket.
+pub fn over_socket<In: Message, Out: Message>(
+    socket: UnixStream,
+    limit: usize,
+) -> io::Result<(Sender<Out>, Receiver<In>, Written)> {
+    let (read, write) = socket::split(socket)?;
+    let (sender, written) = writer::open(Stream::Socket(write));
+    Ok((sender, Receiver::new(read, limit), written))
+}
+
+/// Opens a link over the two halves of any stream. Frames longer than `limit` end it. Must be called on a runtime.
 pub fn open<In: Message, Out: Message>(
     read: impl AsyncRead + Send + Unpin + 'static,
     write: impl AsyncWrite + Send + Unpin + 'static,
     limit: usize,
 ) -> (Sender<Out>, Receiver<In>) {
-    let (queue, outgoing) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
-        if let Err(error) = write_all(write, outgoing).await {
-            // The reading side sees the end of the stream and reports it; here it is only of interest when debugging.
-            tracing::debug!(%error, "link writer ended");
-        }
-    });
-    let receiver =
-        Receiver { stream: Box::new(read), buffer: BytesMut::with_capacity(8 << 10), limit, message: PhantomData };
-    (Sender { queue }, receiver)
+    let (sender, _written) = writer::open(Stream::Other(Box::new(write)));
+    (sender, Receiver::new(read, limit))
 }
 
 /// Takes the first step of a future here and now, and gives the rest, to be spawned.
@@ -148,45 +122,27 @@ pub fn begun<F: Future>(future: F) -> impl Future<Output = F::Output> {
     }
 }
 
-/// Writes messages until there are no more senders or the stream fails.
-async fn write_all<Out: Message>(
-    mut stream: impl AsyncWrite + Unpin,
-    mut outgoing: mpsc::Receiver<Out>,
-) -> std::io::Result<()> {
-    let mut gathered = BytesMut::with_capacity(GATHER);
-    while let Some(message) = outgoing.recv().await {
-        let mut next = Some(message);
-        while let Some(message) = next.take() {
-            let frame = message.into_frame().map_err(std::io::Error::other)?;
-            if frame.body.len() <= INLINE_BODY {
-                frame.encode(&mut gathered);
-            } else {
-                frame.encode_prefix(&mut gathered);
-                stream.write_all(&gathered).await?;
-                gathered.clear();
-                stream.write_all(&frame.body).await?;
-            }
-            if gathered.len() < GATHER {
-                next = outgoing.try_recv().ok();
-            }
-        }
-        stream.write_all(&gathered).await?;
-        gathered.clear();
-        stream.flush().await?;
-    }
-    stream.shutdown().await
-}
-
 #[cfg(test)]
 mod tests {
+    use super::writer::INLINE_BODY;
     use super::*;
     use bytes::Bytes;
     use nex_protocol::link::frame::MAX_LINK_FRAME;
     use nex_protocol::link::message::{Invoke, ToAgent, ToNode};
+    use tokio::io::AsyncWriteExt;
+    use tokio::sync::mpsc;
 
     type Ends<Out, In> = (Sender<Out>, Receiver<In>);
 
     fn pair() -> (Ends<ToAgent, ToNode>, Ends<ToNode, ToAgent>) {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (sender, receiver, _) = over_socket(a, MAX_LINK_FRAME).unwrap();
+        let (far_sender, far_receiver, _) = over_socket(b, MAX_LINK_FRAME).unwrap();
+        ((sender, receiver), (far_sender, far_receiver))
+    }
+
+    /// Over streams that cannot be tried.
+    fn plain_pair() -> (Ends<ToAgent, ToNode>, Ends<ToNode, ToAgent>) {
         let (a, b) = tokio::io::duplex(4096);
         let (ar, aw) = tokio::io::split(a);
         let (br, bw) = tokio::io::split(b);
@@ -195,7 +151,13 @@ mod tests {
 
     #[tokio::test]
     async fn messages_arrive_whole_and_in_order_whatever_their_size() {
-        let ((node, _from_agent), (_agent, mut from_node)) = pair();
+        for pair in [pair, plain_pair] {
+            arrive_whole_and_in_order(pair()).await;
+        }
+    }
+
+    async fn arrive_whole_and_in_order(ends: (Ends<ToAgent, ToNode>, Ends<ToNode, ToAgent>)) {
+        let ((node, _from_agent), (_agent, mut from_node)) = ends;
         let sizes = [0, 1, 4096, INLINE_BODY + 1, 1 << 20, 3];
         tokio::spawn(async move {
             for (call, size) in (1u64..).zip(sizes) {
@@ -244,5 +206,49 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn each_senders_messages_keep_their_order_however_many_send_at_once() {
+        // More than the socket takes: messages are written at once, in part, and by the write task.
+        let ((node, _from_agent), (_agent, mut from_node)) = pair();
+        let (senders, each) = (8, 2000);
+        for sender in 0..senders {
+            let node = node.clone();
+            tokio::spawn(async move {
+                for number in 0..each {
+                    let invoke = Invoke { subject: sender.to_string(), headers: vec![], timeout_ms: number };
+                    let size = usize::try_from((number * 37 + sender) % 3).unwrap() * 700;
+                    let size = if number % 97 == 0 { INLINE_BODY + 5 } else { size };
+                    node.send(ToAgent::Invoke(number, invoke, Bytes::from(vec![1; size]))).await.unwrap();
+                }
+            });
+        }
+        drop(node);
+        let mut next = vec![0; usize::try_from(senders).unwrap()];
+        while let Some(message) = from_node.receive().await.unwrap() {
+            let ToAgent::Invoke(number, invoke, body) = message else { panic!("no invoke") };
+            let sender: usize = invoke.subject.parse().unwrap();
+            assert_eq!((number, invoke.timeout_ms), (next[sender], number), "of sender {sender}");
+            assert!(body.iter().all(|byte| *byte == 1));
+            next[sender] += 1;
+        }
+        assert!(next.iter().all(|count| *count == each), "{next:?}");
+    }
+
+    #[tokio::test]
+    async fn a_sender_waits_while_the_other_side_does_not_read_and_loses_nothing_when_it_gives_up() {
+        let ((node, _from_agent), (_agent, mut from_node)) = pair();
+        let mut sent = 0;
+        while tokio::time::timeout(std::time::Duration::from_millis(50), node.send(ToAgent::Ping(sent))).await.is_ok() {
+            sent += 1;
+        }
+        assert!(!node.try_send(ToAgent::Ping(u64::MAX)));
+        // The one that was given up is not sent, and those behind it are.
+        for expected in 0..sent {
+            assert_eq!(from_node.receive().await.unwrap(), Some(ToAgent::Ping(expected)));
+        }
+        node.send(ToAgent::Ping(sent + 1)).await.unwrap();
+        assert_eq!(from_node.receive().await.unwrap(), Some(ToAgent::Ping(sent + 1)));
     }
 }

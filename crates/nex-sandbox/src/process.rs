@@ -12,13 +12,12 @@ use std::pin::Pin;
 use std::process::Stdio;
 use std::time::Duration;
 
-use nex_link::open;
+use nex_link::over_socket;
 use nex_protocol::link::VERSION;
 use nex_protocol::link::frame::MAX_LINK_FRAME;
 use nex_protocol::link::message::Welcome;
 use rustix::process::{Pid, Signal, getpgid, kill_process_group};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -109,7 +108,6 @@ impl Sandbox for ProcessSandbox {
         let mut place = ProcessPlace::new(work_dir.clone());
 
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(system("cannot make a socket".into()))?;
-        ours.set_nonblocking(true).map_err(system("cannot set up a socket".into()))?;
         let mut command = Command::new(&settings.agent);
         command
             .env_clear()
@@ -129,9 +127,8 @@ impl Sandbox for ProcessSandbox {
         let lost = CancellationToken::new();
         place.watch(child, lost.clone());
 
-        let stream = UnixStream::from_std(ours).map_err(system("cannot use a socket".into()))?;
-        let (read, write) = stream.into_split();
-        let (sender, mut receiver) = open(read, write, MAX_LINK_FRAME);
+        let (sender, mut receiver, _) =
+            over_socket(ours, MAX_LINK_FRAME).map_err(system("cannot use a socket".into()))?;
         let welcome = Welcome {
             version: VERSION,
             agent_id: id.clone(),

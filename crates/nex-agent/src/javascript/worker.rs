@@ -17,7 +17,6 @@ use nex_link::{LinkError, Sender};
 use nex_protocol::link::message::{Limits, Outcome, ToNode};
 use nex_protocol::log::Level;
 use rustix::process::Signal;
-use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -143,11 +142,9 @@ impl Worker {
         // The command, and with it our copy of the worker's end, is gone when this returns: then only the worker
         // holds it, and its death ends the stream.
         let mut group = process::spawn(command, Some(memory::data_bytes(&settings.limits)), &settings.groups)?;
-        ours.set_nonblocking(true)?;
-        let (read, write) = UnixStream::from_std(ours)?.into_split();
         let largest = settings.limits.reply_bytes.max(settings.limits.memory_bytes);
         let limit = usize::try_from(largest.saturating_add(HEAD)).unwrap_or(usize::MAX);
-        let (messages, receiver) = nex_link::open::<FromWorker, ToWorker>(read, write, limit);
+        let (messages, receiver, _) = nex_link::over_socket::<FromWorker, ToWorker>(ours, limit)?;
         let (to_function, events) = mpsc::channel(EVENTS);
         tokio::spawn(read_messages(receiver, to_function, settings.node.clone()));
         let (over, last_words) = (watch::Sender::new(false), LastWords::default());

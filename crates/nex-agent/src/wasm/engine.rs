@@ -15,7 +15,7 @@ use tokio::runtime::{Handle, Runtime};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// Time between epochs: the longest a guest keeps its thread for itself.
-const TICK: Duration = Duration::from_millis(10);
+pub(crate) const TICK: Duration = Duration::from_millis(10);
 
 /// Size of a page of linear memory.
 const PAGE: u64 = 64 << 10;

@@ -1,7 +1,8 @@
 //! WebAssembly functions: compiled once, a fresh instance for every call.
 //!
-//! The session's task owns the function and hands each call to a task of its own, on a runtime of its own ([`Guests`]):
-//! guest code that computes for long takes its share of the processors there, and never the time of the link. At most
+//! The session's task owns the function and hands each call to a task of its own. A call that is alone and short runs
+//! on the thread of the link ([`turn`]); all others run on a runtime of their own ([`Guests`]): guest code that computes
+//! for long takes its share of the processors there, and no more than a moment of the link's time. At most
 //! `limits.concurrency` calls run; more wait, until their deadline. [`engine`] and [`program`] make what is run,
 //! [`run_once`] runs it, [`services`] is what a component may ask of the node.
 
@@ -14,6 +15,7 @@ mod program;
 mod run_once;
 mod services;
 mod streams;
+mod turn;
 
 use std::sync::Arc;
 
@@ -24,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::engine::{Guests, Ticker};
-use self::run_once::Function;
+use self::run_once::{Function, Place};
 use crate::call::{self, Call};
 use crate::host::Host;
 use crate::workload::{self, Context, Finish, Inbox};
@@ -84,8 +86,13 @@ async fn serve(function: &Arc<Function>, guests: &Guests, concurrency: u32, node
                 }
                 // Here, where calls are in order: tasks do not begin in the order they were made.
                 let slot = Arc::clone(&slots).try_acquire_owned().ok();
-                let task = take_turn(call, slot, Arc::clone(&slots), Arc::clone(function), node.clone());
-                running.spawn_on(task, guests.handle());
+                while running.try_join_next().is_some() {}
+                let turn = |place| take_turn(call, slot, Arc::clone(&slots), Arc::clone(function), node.clone(), place);
+                if running.is_empty() && function.is_short() {
+                    running.spawn(turn(Place::OnLink(guests.handle().clone())));
+                } else {
+                    running.spawn_on(turn(Place::Here), guests.handle());
+                }
             }
             Some(_) = running.join_next() => {}
         }
@@ -110,6 +117,7 @@ async fn take_turn(
     slots: Arc<Semaphore>,
     function: Arc<Function>,
     node: Sender<ToNode>,
+    place: Place,
 ) {
     let waited_since = Instant::now();
     let id = call.id;
@@ -119,7 +127,7 @@ async fn take_turn(
             None => slots.acquire_owned().await,
         }
     };
-    let _slot = match tokio::time::timeout_at(call.deadline, turn).await {
+    let slot = match tokio::time::timeout_at(call.deadline, turn).await {
         Ok(Ok(slot)) => slot,
         Ok(Err(_closed)) => {
             let stopped = Failure::new(FailureKind::Killed, "the function was stopped before the call's turn came");
@@ -128,7 +136,7 @@ async fn take_turn(
         Err(_) => return call::answer(&node, id, waited_since, Err(call::overloaded())).await,
     };
     let begun = Instant::now();
-    let (outcome, last_words) = function.call(call).await;
+    let (outcome, last_words) = function.call(call, slot, place).await;
     call::answer(&node, id, begun, outcome).await;
     // After the answer: whoever waits for it does not wait for the log.
     last_words.deliver().await;

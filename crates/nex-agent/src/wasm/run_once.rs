@@ -10,9 +10,11 @@ use std::sync::Arc;
 use nex_link::Sender;
 use nex_protocol::link::message::{Failure, FailureKind, Headers, Limits, Outcome, Start, ToNode};
 use nex_protocol::log::Level;
-use tokio::sync::watch;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use wasmtime::{Engine, Store, Trap};
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
+use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
 
 use super::bindings::handler;
@@ -22,6 +24,7 @@ use super::memory::MemoryLimit;
 use super::program::Program;
 use super::services::Services;
 use super::streams::{Log, Reply};
+use super::turn::{self, Habit, Turn, Work};
 use crate::call::{self, Call};
 use crate::host::Host;
 use crate::reply;
@@ -42,6 +45,16 @@ pub(crate) struct Function {
     node: Sender<ToNode>,
     host: Host,
     given_up: watch::Sender<bool>,
+    habit: Habit,
+}
+
+/// Where a call is to run.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// In the task that asks, wherever that is.
+    Here,
+    /// Likewise, on the thread of the link: when it computes for long, it goes on there.
+    OnLink(Handle),
 }
 
 /// How a program ended that did not trap.
@@ -51,6 +64,9 @@ enum End {
     /// A handler, with this answer.
     Answer(Result<handler::Reply, String>),
 }
+
+/// How a call ended, and whether it was denied memory.
+type Ran = (wasmtime::Result<End>, bool);
 
 /// What a guest writes to while it runs.
 struct Streams {
@@ -94,7 +110,13 @@ impl Function {
             environment: start.environment.clone(),
         };
         let (identity, limits) = (Arc::new(identity), start.limits);
-        Self { engine, ticker, program, identity, limits, node, host, given_up: watch::Sender::new(false) }
+        let given_up = watch::Sender::new(false);
+        Self { engine, ticker, program, identity, limits, node, host, given_up, habit: Habit::default() }
+    }
+
+    /// Whether the next call may run on the thread of the link.
+    pub(crate) fn is_short(&self) -> bool {
+        self.habit.is_short()
     }
 
     /// Ends every call that still runs.
@@ -102,8 +124,14 @@ impl Function {
         self.given_up.send_replace(true);
     }
 
-    /// Runs one call. What the guest said last is still to be delivered.
-    pub(crate) async fn call(&self, call: Call) -> (Outcome, LastWords) {
+    /// Runs one call, which keeps its `slot` until nothing of it is left. What the guest said last is still to be
+    /// delivered.
+    pub(crate) async fn call(
+        self: &Arc<Self>,
+        call: Call,
+        slot: OwnedSemaphorePermit,
+        place: Place,
+    ) -> (Outcome, LastWords) {
         let streams = Streams {
             reply: Reply::new(self.limits.reply_bytes),
             stdout: Log::new(Level::Info, self.node.clone()),
@@ -111,6 +139,24 @@ impl Function {
         };
         let deadline = call.deadline;
         let (mut store, call) = self.store(call, &streams);
+        let turn = Arc::new(Turn::new());
+        store.set_epoch_deadline(1);
+        if let Place::OnLink(_) = place {
+            let turn = Arc::clone(&turn);
+            store.epoch_deadline_callback(move |_| Ok(turn.at_epoch()));
+        } else {
+            store.epoch_deadline_async_yield_and_update(1);
+        }
+        let function = Arc::clone(self);
+        // Dropped in this order: the instance's place in the pool is what the slot stands for. A call that is given up
+        // on another thread is gone only at its next epoch.
+        let mut held = (store, slot);
+        let work: Work<Ran> = Box::pin(async move {
+            let (store, _) = &mut held;
+            let ended = run(&function.program, store, call).await;
+            (ended, store.data().memory.denied())
+        });
+        let work = self.place(work, place, &turn);
         let mut given_up = self.given_up.subscribe();
         let _ticking = self.ticker.tick();
         let ended = tokio::select! {
@@ -118,12 +164,24 @@ impl Function {
             _ = given_up.wait_for(|given_up| *given_up) => {
                 Err(Failure::new(FailureKind::Killed, "the function was stopped while the call ran"))
             }
-            ended = tokio::time::timeout_at(deadline, run(&self.program, &mut store, call)) => {
+            ended = tokio::time::timeout_at(deadline, work) => {
                 ended.map_err(|_| call::timed_out())
             }
         };
-        let outcome = ended.and_then(|ended| self.judge(ended, &store, &streams));
+        let outcome = ended.and_then(|(ended, denied)| self.judge(ended, denied, &streams));
         (outcome, LastWords(streams))
+    }
+
+    /// Runs a call where it belongs. Dropping this ends it.
+    async fn place(&self, work: Work<Ran>, place: Place, turn: &Turn) -> Ran {
+        let guests = match place {
+            Place::Here => return work.await,
+            Place::OnLink(guests) => guests,
+        };
+        match turn::here(work, turn, &self.habit).await {
+            Ok(ran) => ran,
+            Err(work) => AbortOnDropJoinHandle::from(guests.spawn(work)).await,
+        }
     }
 
     /// The store of a call, and what of the call a handler is given.
@@ -148,8 +206,6 @@ impl Function {
         let guest = Guest::new(&mut wasi, memory, services, Arc::clone(&self.identity), deadline);
         let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| &mut guest.memory);
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
         (store, given)
     }
 
@@ -165,7 +221,7 @@ impl Function {
     }
 
     /// What the end of the program means for the caller.
-    fn judge(&self, ended: wasmtime::Result<End>, store: &Store<Guest>, streams: &Streams) -> Outcome {
+    fn judge(&self, ended: wasmtime::Result<End>, denied: bool, streams: &Streams) -> Outcome {
         let Some(body) = streams.reply.take() else { return Err(call::reply_too_large(self.limits.reply_bytes)) };
         let ended = match ended {
             Ok(End::Answer(Ok(handler::Reply { headers, payload }))) => {
@@ -181,7 +237,7 @@ impl Function {
                 None => Err(error),
             },
         };
-        if store.data().memory.denied() {
+        if denied {
             let limit = self.limits.memory_bytes;
             return Err(Failure::new(
                 FailureKind::OutOfMemory,

@@ -20,8 +20,7 @@ const INTERRUPTED: i32 = 130;
 pub(super) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<()> {
     let config = load(args.config.as_deref())?;
     let nats = session::resolve(global)?.settings;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = runtime().context("cannot start the runtime")?;
     let result = runtime.block_on(async {
         // From here on no signal ends the process by itself.
         let listen = |kind| signal(kind).context("cannot listen for signals");
@@ -36,6 +35,18 @@ pub(super) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<()> {
     // Whatever still blocks in the background must not keep an ended node from exiting.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// A thread for each processor, but one where there are only two: there a node's threads take turns with its agents and
+/// with NATS, and most of what a message costs is waking one thread from another.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = if processors > 2 {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    builder.enable_all().build()
 }
 
 /// What the flags change of a configuration.

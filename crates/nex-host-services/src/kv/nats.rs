@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use async_nats::header::{HeaderMap, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MARKER_REASON, NATS_MESSAGE_TTL};
 use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::push::OrderedConfig;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Stream};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -109,10 +108,10 @@ impl NatsKeyValue {
         let filter = subject(bucket, ">");
         let mut keys = Vec::new();
         let mut bytes = 0_usize;
-        let Some(mut messages) = stream::last_of_each(stream, self.client.new_inbox(), filter, true).await? else {
+        let Some(mut reading) = stream::last_of_each(&self.client, stream, filter, true).await? else {
             return Ok(keys);
         };
-        while let Some(message) = messages.next().await {
+        while let Some(message) = reading.messages.next().await {
             let message = message.map_err(broken)?;
             let pending = message.info().map(|info| info.pending).map_err(broken)?;
             let removed = message.headers.as_ref().is_some_and(is_removal);
@@ -130,17 +129,11 @@ impl NatsKeyValue {
 
     async fn follow(&self, stream: &Stream, bucket: &str, pattern: &str, events: &Download) -> Result<(), Fault> {
         let prefix = subject(bucket, "");
-        let config = OrderedConfig {
-            deliver_subject: self.client.new_inbox(),
-            filter_subject: subject(bucket, pattern),
-            deliver_policy: DeliverPolicy::New,
-            ..OrderedConfig::default()
-        };
-        let consumer = stream.create_consumer(config).await.map_err(stream::consumed)?;
-        let mut messages = consumer.messages().await.map_err(broken)?;
+        let filter = subject(bucket, pattern);
+        let (_, mut reading) = stream::read_on(&self.client, stream, filter, DeliverPolicy::New, false).await?;
         loop {
             let message = tokio::select! {
-                message = messages.next() => message,
+                message = reading.messages.next() => message,
                 () = events.closed() => return Ok(()),
             };
             let Some(message) = message else {

@@ -6,6 +6,7 @@
 
 mod memory;
 mod nats;
+mod replies;
 
 use std::time::Duration;
 

@@ -2,24 +2,36 @@
 
 use async_nats::connection::State;
 use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
-use async_nats::{Client, StatusCode};
+use async_nats::{Client, Message, StatusCode};
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use nex_protocol::link::host::HostErrorCode;
 use nex_protocol::link::message::Headers;
 use tokio::time::{Instant, timeout_at};
 
+use super::replies::Replies;
 use super::{Bounds, Messaging, Outbound, Reply};
 use crate::{Answer, Failure};
 
 /// Core NATS.
 pub struct NatsMessaging {
     client: Client,
+    replies: Replies,
 }
 
 impl NatsMessaging {
     /// Messages through a client.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { replies: Replies::new(client.clone()), client }
+    }
+
+    async fn ask(&self, subject: &str, headers: &Headers, reply: String, payload: Bytes) -> Result<(), Failure> {
+        let subject = subject.to_owned();
+        match to_nats(headers)? {
+            None => self.client.publish_with_reply(subject, reply, payload).await,
+            Some(headers) => self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
+        }
+        .map_err(refused)
     }
 
     fn ready(&self, message: &Outbound<'_>) -> Result<(), Failure> {
@@ -59,36 +71,19 @@ impl Messaging for NatsMessaging {
             self.ready(&message)?;
             let Outbound { subject, headers, payload } = message;
             if bounds.messages == 1 {
-                let mut request = async_nats::Request::new().payload(payload).timeout(None);
-                // An inbox of its own: the client's shared one remembers every request that was given up, for ever.
-                request = request.inbox(self.client.new_inbox());
-                if let Some(headers) = to_nats(headers)? {
-                    request = request.headers(headers);
-                }
-                let answer = match timeout_at(bounds.end, self.client.send_request(subject.to_owned(), request)).await {
-                    Ok(Ok(answer)) => answer,
-                    Ok(Err(error)) => return unanswered(&error),
-                    Err(_) => return Ok(()),
-                };
-                return take(Reply { headers: from_nats(answer.headers.as_ref()), payload: answer.payload });
+                let pending = self.replies.expect().await.map_err(refused)?;
+                self.ask(subject, headers, pending.subject(), payload).await?;
+                let Ok(answer) = timeout_at(bounds.end, pending.answer()).await else { return Ok(()) };
+                return take(reply(answer)?);
             }
             // Dropping the subscription ends it.
             let inbox = self.client.new_inbox();
             let mut answers = self.client.subscribe(inbox.clone()).await.map_err(refused)?;
-            let subject = subject.to_owned();
-            match to_nats(headers)? {
-                None => self.client.publish_with_reply(subject, inbox, payload).await,
-                Some(headers) => self.client.publish_with_reply_and_headers(subject, inbox, headers, payload).await,
-            }
-            .map_err(refused)?;
+            self.ask(subject, headers, inbox, payload).await?;
             let mut end = bounds.end;
             for _ in 0..bounds.messages {
-                let Ok(next) = timeout_at(end, answers.next()).await else { return Ok(()) };
-                let Some(answer) = next else { return Err(Failure::unavailable("the connection to NATS ended")) };
-                if answer.status == Some(StatusCode::NO_RESPONDERS) {
-                    return Err(Failure::new(HostErrorCode::NoResponders, "nobody listens on the subject"));
-                }
-                take(Reply { headers: from_nats(answer.headers.as_ref()), payload: answer.payload })?;
+                let Ok(answer) = timeout_at(end, answers.next()).await else { return Ok(()) };
+                take(reply(answer)?)?;
                 if let Some(stall) = bounds.stall {
                     end = (Instant::now() + stall).min(bounds.end);
                 }
@@ -98,18 +93,13 @@ impl Messaging for NatsMessaging {
     }
 }
 
-/// What it means that a request had no answer; that it came too late is left to the caller.
-fn unanswered(error: &async_nats::client::RequestError) -> Result<(), Failure> {
-    use async_nats::client::RequestErrorKind;
-    match error.kind() {
-        RequestErrorKind::TimedOut => Ok(()),
-        RequestErrorKind::NoResponders => {
-            Err(Failure::new(HostErrorCode::NoResponders, "nobody listens on the subject"))
-        }
-        RequestErrorKind::InvalidSubject => Err(Failure::invalid("NATS does not take the subject")),
-        RequestErrorKind::MaxPayloadExceeded => Err(Failure::too_large("larger than a message of NATS may be")),
-        RequestErrorKind::Other => Err(refused(error)),
+/// An answer, or what it means that there is none.
+fn reply(answer: Option<Message>) -> Result<Reply, Failure> {
+    let Some(answer) = answer else { return Err(Failure::unavailable("the connection to NATS ended")) };
+    if answer.status == Some(StatusCode::NO_RESPONDERS) {
+        return Err(Failure::new(HostErrorCode::NoResponders, "nobody listens on the subject"));
     }
+    Ok(Reply { headers: from_nats(answer.headers.as_ref()), payload: answer.payload })
 }
 
 fn refused(error: impl std::fmt::Display) -> Failure {

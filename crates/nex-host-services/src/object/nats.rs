@@ -240,10 +240,10 @@ impl Inner {
     async fn all(&self, stream: &Stream, bucket: &str) -> Result<Vec<ObjectInfo>, Fault> {
         let filter = format!("$O.{bucket}.M.>");
         let mut objects = Vec::new();
-        let Some(mut messages) = stream::last_of_each(stream, self.client.new_inbox(), filter, false).await? else {
+        let Some(mut reading) = stream::last_of_each(&self.client, stream, filter, false).await? else {
             return Ok(objects);
         };
-        while let Some(message) = messages.next().await {
+        while let Some(message) = reading.messages.next().await {
             let message = message.map_err(broken)?;
             let pending = message.info().map(|info| info.pending).map_err(broken)?;
             let meta = decode(&message.payload)?;

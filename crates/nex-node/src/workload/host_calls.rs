@@ -1,7 +1,9 @@
-//! Host calls of one agent: what its function asks of the node's services, each in a task of its own.
+//! Host calls of one agent: what its function asks of the node's services.
 //!
-//! The actor hands on what the agent sends and never waits for it; answers go to the agent from the tasks. Whose keys,
-//! objects and subjects are meant is decided here, by the link a call came on, and by nothing in the call.
+//! The actor hands on what the agent sends and never waits for it. Calls that only wait for NATS are driven by the
+//! actor's own task ([`HostCalls::progress`]): a task of its own would cost each of them the waking of a thread. Those
+//! that compute (bodies are decoded, objects hashed) or go on for long have one. Whose keys, objects and subjects are
+//! meant is decided here, by the link a call came on, and by nothing in the call.
 //!
 //! Promises: a call has exactly one answer, within the time a function's call may take, unless the agent gave it up; at
 //! most [`OPEN`] are in work, more are refused at once; an object goes no faster than the agent takes it; when the agent
@@ -11,6 +13,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::{AbortHandle, Abortable, BoxFuture};
+use futures_util::stream::FuturesUnordered;
 use nex_host_services::{HostCall, HostServices, Tenant, Upload};
 use nex_link::{Sender, begun};
 use nex_protocol::link::host::{
@@ -18,7 +23,7 @@ use nex_protocol::link::host::{
 };
 use nex_protocol::link::message::ToAgent;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, timeout_at};
 
 /// Calls of one agent in work at a time. A function has fewer: what comes beyond is an agent gone wild.
@@ -43,7 +48,17 @@ pub struct HostCalls {
     sender: Sender<ToAgent>,
     limit: Duration,
     open: HashMap<u64, Open>,
+    /// Calls that only wait.
+    waiting: FuturesUnordered<Abortable<BoxFuture<'static, u64>>>,
+    /// Calls with tasks of their own.
     running: JoinSet<u64>,
+}
+
+/// How to give a call up.
+#[derive(Debug)]
+enum Task {
+    Waiting(AbortHandle),
+    Running(tokio::task::AbortHandle),
 }
 
 #[derive(Debug)]
@@ -51,13 +66,21 @@ struct Open {
     upload: Option<mpsc::Sender<Bytes>>,
     /// Chunks of a download that may be sent.
     window: Arc<Semaphore>,
-    task: AbortHandle,
+    task: Task,
 }
 
 impl HostCalls {
     /// No calls yet; each may take as long as `limit`.
     pub fn new(services: HostServices, tenant: Tenant, sender: Sender<ToAgent>, limit: Duration) -> Self {
-        Self { services, tenant, sender, limit, open: HashMap::new(), running: JoinSet::new() }
+        Self {
+            services,
+            tenant,
+            sender,
+            limit,
+            open: HashMap::new(),
+            waiting: FuturesUnordered::new(),
+            running: JoinSet::new(),
+        }
     }
 
     /// Begins a call.
@@ -88,7 +111,16 @@ impl HostCalls {
         let window = Arc::new(Semaphore::new(WINDOW));
         let work = Work { number, sender: self.sender.clone(), window: Arc::clone(&window), deadline };
         // Begun here: calls go to NATS in the order in which they came.
-        let task = self.running.spawn(begun(work.run(services, tenant, request, body, chunks)));
+        let only_waits = only_waits(&request);
+        let work = begun(work.run(services, tenant, request, body, chunks));
+        let task = if only_waits {
+            let (handle, registration) = AbortHandle::new_pair();
+            let work: BoxFuture<'static, u64> = Box::pin(work);
+            self.waiting.push(Abortable::new(work, registration));
+            Task::Waiting(handle)
+        } else {
+            Task::Running(self.running.spawn(work))
+        };
         self.open.insert(number, Open { upload, window, task });
         Ok(())
     }
@@ -125,8 +157,22 @@ impl HostCalls {
     /// Ends a call that the agent gave up.
     pub fn cancel(&mut self, number: u64) {
         if let Some(open) = self.open.remove(&number) {
-            open.task.abort();
+            match open.task {
+                Task::Waiting(handle) => handle.abort(),
+                Task::Running(handle) => handle.abort(),
+            }
         }
+    }
+
+    /// Drives the calls that only wait; never resolves. To be polled whenever the actor waits. Cancel-safe.
+    pub async fn progress(&mut self) {
+        while let Some(done) = self.waiting.next().await {
+            // One that was given up has no number any more.
+            if let Ok(number) = done {
+                self.open.remove(&number);
+            }
+        }
+        std::future::pending().await
     }
 
     /// Forgets calls that are over.
@@ -137,7 +183,16 @@ impl HostCalls {
             }
         }
         // Those that were aborted have no number any more.
-        self.open.retain(|_, open| !open.task.is_finished());
+        self.open.retain(|_, open| !matches!(&open.task, Task::Running(handle) if handle.is_finished()));
+    }
+}
+
+/// Whether a call does nothing on this machine but wait for NATS, and not for long.
+fn only_waits(request: &HostRequest) -> bool {
+    match request {
+        HostRequest::Kv(KvRequest::Keys | KvRequest::Watch { .. }) => false,
+        HostRequest::Kv(_) | HostRequest::Messaging(_) => true,
+        HostRequest::ObjectStore(_) | HostRequest::Http(_) => false,
     }
 }
 
@@ -250,9 +305,20 @@ mod tests {
         (HostCalls::new(services, tenant, sender, Duration::from_secs(5)), agent, far)
     }
 
-    async fn answer(agent: &mut Receiver<ToAgent>) -> (u64, Result<HostReply, HostError>, Bytes) {
+    /// The next message to the agent, while the actor waits for what comes.
+    async fn heard(calls: &mut HostCalls, agent: &mut Receiver<ToAgent>) -> ToAgent {
+        tokio::select! {
+            message = agent.receive() => message.unwrap().unwrap(),
+            () = calls.progress() => unreachable!("it never resolves"),
+        }
+    }
+
+    async fn answer(
+        calls: &mut HostCalls,
+        agent: &mut Receiver<ToAgent>,
+    ) -> (u64, Result<HostReply, HostError>, Bytes) {
         loop {
-            match agent.receive().await.unwrap().unwrap() {
+            match heard(calls, agent).await {
                 ToAgent::HostReply(number, answer, body) => return (number, answer, body),
                 ToAgent::HostMore(_) => {}
                 other => panic!("{other:?}"),
@@ -269,12 +335,12 @@ mod tests {
         let (mut calls, mut agent, _far) = fixture();
         let set = kv(KvRequest::Set { key: "a".into(), ttl_ms: None });
         calls.begin(1, set, Bytes::from_static(b"v")).unwrap();
-        assert!(answer(&mut agent).await.1.is_ok());
+        assert!(answer(&mut calls, &mut agent).await.1.is_ok());
         // The task of the first may end a moment after its answer.
         while calls.begin(1, kv(KvRequest::Get { key: "a".into() }), Bytes::new()).is_err() {
             tokio::task::yield_now().await;
         }
-        let (number, reply, body) = answer(&mut agent).await;
+        let (number, reply, body) = answer(&mut calls, &mut agent).await;
         assert!(matches!(reply, Ok(HostReply::Revision { .. })), "{reply:?}");
         assert_eq!((number, body), (1, Bytes::from_static(b"v")));
     }
@@ -299,7 +365,7 @@ mod tests {
         for number in 0..=OPEN as u64 {
             calls.begin(number, kv(KvRequest::Watch { key: None }), Bytes::new()).unwrap();
         }
-        let (number, refused, _) = answer(&mut agent).await;
+        let (number, refused, _) = answer(&mut calls, &mut agent).await;
         assert_eq!((number, refused.unwrap_err().code), (OPEN as u64, HostErrorCode::Quota));
     }
 
@@ -310,22 +376,22 @@ mod tests {
         let chunks = WINDOW + 2;
         for _ in 0..chunks {
             calls.data(1, Bytes::from(vec![7; CHUNK])).unwrap();
-            assert_eq!(agent.receive().await.unwrap(), Some(ToAgent::HostMore(1)));
+            assert_eq!(heard(&mut calls, &mut agent).await, ToAgent::HostMore(1));
         }
         calls.data(1, Bytes::new()).unwrap();
-        assert!(matches!(answer(&mut agent).await, (1, Ok(HostReply::Object { .. }), _)));
+        assert!(matches!(answer(&mut calls, &mut agent).await, (1, Ok(HostReply::Object { .. }), _)));
 
         calls.begin(2, HostRequest::ObjectStore(ObjectRequest::Get { name: "o".into() }), Bytes::new()).unwrap();
         for _ in 0..WINDOW {
-            assert!(matches!(agent.receive().await.unwrap(), Some(ToAgent::HostData(2, None, _))));
+            assert!(matches!(heard(&mut calls, &mut agent).await, ToAgent::HostData(2, None, _)));
         }
-        let more = tokio::time::timeout(Duration::from_millis(50), agent.receive()).await;
+        let more = tokio::time::timeout(Duration::from_millis(50), heard(&mut calls, &mut agent)).await;
         assert!(more.is_err(), "{more:?}");
         for _ in 0..chunks - WINDOW {
             calls.more(2).unwrap();
-            assert!(matches!(agent.receive().await.unwrap(), Some(ToAgent::HostData(2, None, _))));
+            assert!(matches!(heard(&mut calls, &mut agent).await, ToAgent::HostData(2, None, _)));
         }
-        assert!(matches!(answer(&mut agent).await, (2, Ok(HostReply::Object { .. }), _)));
+        assert!(matches!(answer(&mut calls, &mut agent).await, (2, Ok(HostReply::Object { .. }), _)));
 
         calls.begin(3, kv(KvRequest::Watch { key: None }), Bytes::new()).unwrap();
         assert_eq!(calls.more(3), Err(ProtocolBroken), "nothing was sent that could have been taken");
@@ -338,16 +404,16 @@ mod tests {
         calls.begin(1, HostRequest::ObjectStore(ObjectRequest::Put { name: "o".into() }), Bytes::new()).unwrap();
         for _ in 0..=WINDOW {
             calls.data(1, Bytes::from(vec![7; CHUNK])).unwrap();
-            assert_eq!(agent.receive().await.unwrap(), Some(ToAgent::HostMore(1)));
+            assert_eq!(heard(&mut calls, &mut agent).await, ToAgent::HostMore(1));
         }
         calls.data(1, Bytes::new()).unwrap();
-        assert!(answer(&mut agent).await.1.is_ok());
+        assert!(answer(&mut calls, &mut agent).await.1.is_ok());
         calls.limit = Duration::from_millis(100);
         calls.begin(2, HostRequest::ObjectStore(ObjectRequest::Get { name: "o".into() }), Bytes::new()).unwrap();
         for _ in 0..WINDOW {
-            assert!(matches!(agent.receive().await.unwrap(), Some(ToAgent::HostData(2, None, _))));
+            assert!(matches!(heard(&mut calls, &mut agent).await, ToAgent::HostData(2, None, _)));
         }
-        let (number, late, _) = answer(&mut agent).await;
+        let (number, late, _) = answer(&mut calls, &mut agent).await;
         assert_eq!((number, late.unwrap_err().code), (2, HostErrorCode::Timeout));
     }
 }

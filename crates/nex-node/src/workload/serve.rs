@@ -115,6 +115,7 @@ impl Actor {
                     hosted.sender.try_send(ToAgent::Ping(sent));
                     pong_due = Some(Instant::now() + self.shared.config.agent_ping_timeout);
                 }
+                () = progress(&mut hosted.calls) => {}
                 () = overdue => {
                     pong_due = None;
                     missed += 1;
@@ -187,12 +188,21 @@ impl Actor {
                     },
                     Ok(None) | Err(_) => return,
                 },
+                () = progress(&mut hosted.calls) => {}
                 () = tokio::time::sleep_until(deadline) => {
                     warn!(workload = %self.spec.name, id = %self.id, "the agent did not end the workload; it is killed");
                     return;
                 }
             }
         }
+    }
+}
+
+/// Drives host calls, while there are any; never resolves.
+async fn progress(calls: &mut Option<HostCalls>) {
+    match calls {
+        Some(calls) => calls.progress().await,
+        None => std::future::pending().await,
     }
 }
 
