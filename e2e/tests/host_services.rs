@@ -29,6 +29,12 @@ async fn the_documentations_key_value_example_runs_unchanged() -> Result<()> {
         };"#;
     world.function("kv", V8, source, "hs.kv").await?;
     assert_eq!(call_json(&world, "hs.kv", "world").await?, json!({"keys": ["hello2"], "hello2": "world"}));
+    // As the documentation prints it, the value is in the reply as it is: bytes, in JSON's way of writing them.
+    let printed = String::from_utf8(source.to_vec())?
+        .replace("String.fromCharCode(...this.hostServices.kv.get('hello2'))", "this.hostServices.kv.get('hello2')");
+    world.function("printed", V8, printed.as_bytes(), "hs.printed").await?;
+    let answer = call_json(&world, "hs.printed", "AB").await?;
+    assert_eq!(answer, json!({"keys": ["hello2"], "hello2": {"0": 65, "1": 66}}));
     Ok(())
 }
 

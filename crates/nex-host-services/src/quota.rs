@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     fn quota(calls_per_second: u64, bytes_per_second: u64) -> Quota {
-        Quota::new(QuotaSettings { calls_per_second, bytes_per_second })
+        Quota::new(QuotaSettings { calls_per_second, bytes_per_second, ..QuotaSettings::default() })
     }
 
     fn namespace(name: &str) -> Namespace {

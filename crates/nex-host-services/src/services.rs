@@ -12,6 +12,7 @@ use crate::kv::{self, KeyValue, MemoryKeyValue, NatsKeyValue};
 use crate::messaging::{MemoryBus, Messaging, NatsMessaging, Outbox};
 use crate::object::{self, MemoryObjectStore, NatsObjectStore, ObjectStore, Source};
 use crate::quota::Quota;
+use crate::room::{Room, Rooms};
 use crate::settings::{KV_BUCKET, OBJECT_BUCKET};
 use crate::{Download, Failure, HostCall, Settings, Tenant};
 
@@ -83,6 +84,7 @@ struct Shared {
     outbox: Outbox,
     browser: Browser,
     quota: Arc<Quota>,
+    rooms: Arc<Rooms>,
 }
 
 impl HostServices {
@@ -101,24 +103,26 @@ impl HostServices {
     /// Services on backends of one's own choice.
     pub fn with_backends(backends: Backends, settings: Settings) -> Self {
         let quota = Arc::new(Quota::new(settings.quota));
-        Self::build(backends, settings, quota)
+        let rooms = Arc::new(Rooms::new(settings.quota.bytes_in_memory));
+        Self::build(backends, settings, quota, rooms)
     }
 
     /// The same services on another NATS connection. A namespace's quota is one, however many connections it has.
     #[must_use]
     pub fn on(&self, client: async_nats::Client) -> Self {
-        let Shared { settings, backends, quota, .. } = &*self.shared;
+        let Shared { settings, backends, quota, rooms, .. } = &*self.shared;
         let backends = Backends::on_nats_and(client, settings, Arc::clone(&backends.http));
-        Self::build(backends, settings.clone(), Arc::clone(quota))
+        Self::build(backends, settings.clone(), Arc::clone(quota), Arc::clone(rooms))
     }
 
-    fn build(backends: Backends, settings: Settings, quota: Arc<Quota>) -> Self {
+    fn build(backends: Backends, settings: Settings, quota: Arc<Quota>, rooms: Arc<Rooms>) -> Self {
         let shared = Shared {
             kv_bucket: Template::parse(Settings::template_or(&settings.kv, KV_BUCKET)),
             object_bucket: Template::parse(Settings::template_or(&settings.object_store, OBJECT_BUCKET)),
             outbox: Outbox::new(settings.messaging.clone(), settings.denied_subjects.clone()),
             browser: Browser::new(settings.http.clone()),
             quota,
+            rooms,
             backends,
             settings,
         };
@@ -149,15 +153,19 @@ impl HostServices {
     pub async fn call(&self, tenant: &Tenant, call: HostCall) -> Result<(HostReply, Bytes), HostError> {
         let HostCall { request, body, upload, download, deadline } = call;
         let shared = &*self.shared;
-        if let Err(failure) = shared.admit(tenant, &request, &body) {
+        let room = shared.rooms.room(&tenant.namespace);
+        if let Err(failure) = shared.admit(tenant, &request, &body).and_then(|()| room.take(body.len())) {
             return Err(HostError::new(&request, failure.code, failure.message));
         }
         let download = Download::new(download, Arc::clone(&shared.quota), tenant.namespace.clone());
         let source = Source::new(body, upload, Arc::clone(&shared.quota), tenant.namespace.clone());
-        let done = match timeout_at(deadline, shared.dispatch(tenant, &request, source, &download, deadline)).await {
-            Ok(done) => done,
-            Err(_) => Err(Failure::timeout("the call's deadline passed")),
-        };
+        let done =
+            match timeout_at(deadline, shared.dispatch(tenant, &request, source, &download, &room, deadline)).await {
+                Ok(done) => done,
+                Err(_) => Err(Failure::timeout("the call's deadline passed")),
+            };
+        // What was not counted as it was collected is here now.
+        let done = done.and_then(|(reply, body)| room.hold(body.len()).map(|()| (reply, room.kept_by(body))));
         match done {
             Ok((reply, body)) => {
                 shared.quota.charge(&tenant.namespace, body.len(), Instant::now());
@@ -189,6 +197,7 @@ impl Shared {
         request: &HostRequest,
         source: Source,
         download: &Download,
+        room: &Room,
         deadline: Instant,
     ) -> Result<(HostReply, Bytes), Failure> {
         let backends = &self.backends;
@@ -202,9 +211,9 @@ impl Shared {
                 object::call(&*backends.object_store, &bucket, request, source, download).await
             }
             HostRequest::Messaging(request) => {
-                self.outbox.call(&*backends.messaging, request, source.into_body(), deadline).await
+                self.outbox.call(&*backends.messaging, request, source.into_body(), room, deadline).await
             }
-            HostRequest::Http(request) => self.browser.call(&*backends.http, request, source.into_body()).await,
+            HostRequest::Http(request) => self.browser.call(&*backends.http, request, source.into_body(), room).await,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use bytes::Bytes;
-use common::{World, http, listen, response, tenant};
+use common::{World, http, listen, response, tenant, watch};
 use futures_util::future::BoxFuture;
 use nex_host_services::http::{Resolve, WebClient};
 use nex_host_services::{Backends, HostServices, Settings, Upload};
@@ -352,15 +352,22 @@ async fn listing_and_watching_in_a_loop_leaves_no_consumers_at_the_server() {
     for _ in 0..20 {
         assert_eq!(world.keys(&me).await, ["key"]);
         assert_eq!(world.names(&me).await, ["object"]);
-        // Given up while it goes on.
-        let watch = world.kv(&me, KvRequest::Watch { key: None }, b"");
-        assert!(tokio::time::timeout(Duration::from_millis(20), watch).await.is_err());
+        // A watch that is given up while it goes on, which its first change shows.
+        let mut watching = watch(&world.services, &me, None);
+        let seen = async {
+            while watching.events.try_recv().is_err() {
+                world.set(&me, "key", b"2").await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), seen).await.unwrap();
+        watching.task.abort();
     }
-    let context = jetstream::new(world.client().await);
+    let context = jetstream::new(world.client.clone().unwrap());
     let mut left = usize::MAX;
     for _ in 0..100 {
         let keys = context.get_stream("KV_hs_a_b_kv").await.unwrap().get_info().await.unwrap().state.consumer_count;
-        let objects = context.get_stream("OBJ_hs_a_b_obj").await.unwrap().get_info().await.unwrap().state.consumer_count;
+        let objects =
+            context.get_stream("OBJ_hs_a_b_obj").await.unwrap().get_info().await.unwrap().state.consumer_count;
         left = keys + objects;
         if left == 0 {
             return;
@@ -373,14 +380,11 @@ async fn listing_and_watching_in_a_loop_leaves_no_consumers_at_the_server() {
 #[tokio::test]
 async fn who_was_asked_once_cannot_answer_in_anothers_place() {
     let world = World::real(Settings::default()).await;
-    let client = world.client().await;
+    let client = world.client.clone().unwrap();
     let mut asked = client.subscribe("ask.*").await.unwrap();
     client.flush().await.unwrap();
-    let request = |subject: &str| MessagingRequest::Request {
-        subject: subject.into(),
-        headers: vec![],
-        timeout_ms: Some(300),
-    };
+    let request =
+        |subject: &str| MessagingRequest::Request { subject: subject.into(), headers: vec![], timeout_ms: Some(300) };
     let answering = async {
         let mut replies = vec![];
         for _ in 0..3 {
@@ -419,4 +423,25 @@ async fn who_was_asked_once_cannot_answer_in_anothers_place() {
     client.flush().await.unwrap();
     assert_eq!(&world.message(request("echo"), b"").await.unwrap().1[..], b"mine");
     answered.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_namespace_holds_no_more_of_the_nodes_memory_than_it_may() {
+    let mut settings = Settings::default();
+    settings.quota.bytes_in_memory = 100_000;
+    let world = World::real(settings).await;
+    let (me, neighbour) = (tenant("a", "b"), tenant("b", "a"));
+    for who in [&me, &neighbour] {
+        world.set(who, "large", &[1; 60_000]).await.unwrap();
+    }
+    let (port, _) = listen(Arc::new(|_| response(200, &[], &[1; 60_000]))).await;
+    let url = format!("http://127.0.0.1:{port}/");
+    let first = world.get(&me, "large").await.unwrap();
+    assert_eq!(world.get(&me, "large").await.unwrap_err().code, HostErrorCode::Quota, "the first has not left yet");
+    assert_eq!(world.http("GET", &url, &[], b"").await.unwrap_err().code, HostErrorCode::Quota);
+    assert_eq!(world.set(&me, "more", &[1; 60_000]).await.unwrap_err().code, HostErrorCode::Quota);
+    world.get(&neighbour, "large").await.expect("another namespace has its own");
+    drop(first);
+    world.http("GET", &url, &[], b"").await.unwrap();
+    world.get(&me, "large").await.unwrap();
 }

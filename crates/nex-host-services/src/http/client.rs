@@ -55,7 +55,7 @@ impl WebClient {
     }
 
     async fn send(&self, exchange: Exchange) -> Result<Response, Failure> {
-        let Exchange { method, url, mut headers, body } = exchange;
+        let Exchange { method, url, mut headers, body, room } = exchange;
         let decode = method != Method::HEAD && !headers.contains_key(header::ACCEPT_ENCODING);
         if decode {
             headers.insert(header::ACCEPT_ENCODING, ENCODINGS);
@@ -72,10 +72,14 @@ impl WebClient {
         let (head, mut incoming) = response.into_parts();
         let mut headers = head.headers;
         let mut body = Body::new(&headers, self.max_body_bytes, decode);
+        let mut counted = 0;
         while let Some(frame) = incoming.frame().await {
             let frame = frame.map_err(|_| Failure::unavailable("the server ended in the middle of its response"))?;
             if let Some(bytes) = frame.data_ref() {
                 body.take(bytes)?;
+                let collected = body.len();
+                room.take(collected.saturating_sub(counted))?;
+                counted = collected;
             }
         }
         let body = body.finish(&mut headers)?;

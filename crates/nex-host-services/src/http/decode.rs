@@ -98,6 +98,11 @@ impl Body {
         }
     }
 
+    /// Bytes collected so far.
+    pub(super) fn len(&mut self) -> usize {
+        self.collected().bytes.len()
+    }
+
     /// The whole body, decoded; its headers no longer say that it is encoded.
     pub(super) fn finish(mut self, headers: &mut HeaderMap) -> Result<Bytes, Failure> {
         let finished = match &mut self.decoder {

@@ -49,9 +49,11 @@ impl Http for MemoryWeb {
             self.egress.permits(literal, address, port)?;
             let (_, serve) =
                 server.ok_or_else(|| Failure::unavailable(format!("{host}:{port} cannot be connected to")))?;
+            let room = exchange.room.clone();
             let mut response = serve(exchange);
             let mut body = Body::new(&response.headers, self.max_body_bytes, true);
             body.take(&response.body)?;
+            room.take(body.len())?;
             response.body = body.finish(&mut response.headers)?;
             Ok(response)
         })

@@ -22,7 +22,7 @@ pub use dial::{Resolve, SystemResolver};
 pub use memory::{MemoryWeb, Served};
 
 use crate::failure::quoted;
-use crate::{Answer, Failure, HttpSettings};
+use crate::{Answer, Failure, HttpSettings, Room};
 
 /// Longest URL, bytes.
 const LONGEST_URL: usize = 16 << 10;
@@ -38,6 +38,8 @@ pub struct Exchange {
     pub headers: HeaderMap,
     /// Body.
     pub body: Bytes,
+    /// Where the response's body is counted while it is collected.
+    pub room: Room,
 }
 
 /// What the server answered, decoded.
@@ -75,8 +77,9 @@ impl Browser {
         http: &dyn Http,
         request: &HttpRequest,
         body: Bytes,
+        room: &Room,
     ) -> Result<(HostReply, Bytes), Failure> {
-        let exchange = self.first(request, body)?;
+        let exchange = self.first(request, body, room.clone())?;
         let timeout = request.timeout_ms.map_or(self.settings.timeout, Duration::from_millis);
         let timeout = timeout.min(self.settings.timeout);
         let (response, url) = tokio::time::timeout(timeout, self.follow(http, exchange, request.redirect))
@@ -88,7 +91,7 @@ impl Browser {
         Ok((HostReply::Http { status: response.status.as_u16(), headers, url: url.into() }, response.body))
     }
 
-    fn first(&self, request: &HttpRequest, body: Bytes) -> Result<Exchange, Failure> {
+    fn first(&self, request: &HttpRequest, body: Bytes, room: Room) -> Result<Exchange, Failure> {
         let method = match request.method.as_str() {
             "GET" => Method::GET,
             "POST" => Method::POST,
@@ -110,7 +113,7 @@ impl Browser {
         }
         let url = Url::parse(&request.url)
             .map_err(|why| Failure::invalid(format!("{} is no URL: {why}", quoted(&request.url))))?;
-        Ok(Exchange { method, url: checked(url)?, headers: headers::outgoing(&request.headers)?, body })
+        Ok(Exchange { method, url: checked(url)?, headers: headers::outgoing(&request.headers)?, body, room })
     }
 
     async fn follow(
@@ -191,7 +194,13 @@ mod tests {
         for name in ["authorization", "cookie", "content-type", "x-api-key", "accept"] {
             headers.insert(name, "x".parse().unwrap());
         }
-        Exchange { method, url: url.parse().unwrap(), headers, body: Bytes::from_static(b"form") }
+        Exchange {
+            method,
+            url: url.parse().unwrap(),
+            headers,
+            body: Bytes::from_static(b"form"),
+            room: Room::unbounded(),
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub use memory::{Inbound, MemoryBus};
 pub use nats::NatsMessaging;
 
 use crate::failure::quoted;
-use crate::{Answer, Failure, MessagingSettings};
+use crate::{Answer, Failure, MessagingSettings, Room};
 
 /// Refused beside [`ALWAYS_DENIED`]: the keys of buckets, and the MQTT sessions of a server.
 const DENIED_TOO: [&str; 2] = ["$KV.>", "$MQTT.>"];
@@ -97,6 +97,7 @@ impl Outbox {
         system: &dyn Messaging,
         request: &MessagingRequest,
         payload: Bytes,
+        room: &Room,
         deadline: Instant,
     ) -> Result<(HostReply, Bytes), Failure> {
         match request {
@@ -109,7 +110,7 @@ impl Outbox {
                 self.check(subject, headers)?;
                 let end = self.end(*timeout_ms, deadline);
                 let bounds = Bounds { messages: 1, stall: None, end };
-                let mut answers = Answers::new(&self.settings);
+                let mut answers = Answers::new(&self.settings, room);
                 let message = Outbound { subject, headers, payload };
                 system.request(message, bounds, &mut |reply| answers.take(reply)).await?;
                 if answers.heads.is_empty() {
@@ -127,7 +128,7 @@ impl Outbox {
                 // No longer than the end itself, so that no sum of times overflows.
                 let stall = stall_ms.map(|stall| Duration::from_millis(stall).min(Duration::from_secs(3600)));
                 let bounds = Bounds { messages, stall, end: self.end(*timeout_ms, deadline) };
-                let mut answers = Answers::new(&self.settings);
+                let mut answers = Answers::new(&self.settings, room);
                 let message = Outbound { subject, headers, payload };
                 system.request(message, bounds, &mut |reply| answers.take(reply)).await?;
                 Ok(answers.reply())
@@ -176,6 +177,7 @@ impl Outbox {
 /// Answers as they come in.
 struct Answers<'a> {
     settings: &'a MessagingSettings,
+    room: &'a Room,
     heads: Vec<MessageHead>,
     bodies: BytesMut,
     single: Option<Bytes>,
@@ -183,8 +185,8 @@ struct Answers<'a> {
 }
 
 impl<'a> Answers<'a> {
-    fn new(settings: &'a MessagingSettings) -> Self {
-        Self { settings, heads: Vec::new(), bodies: BytesMut::new(), single: None, size: 0 }
+    fn new(settings: &'a MessagingSettings, room: &'a Room) -> Self {
+        Self { settings, room, heads: Vec::new(), bodies: BytesMut::new(), single: None, size: 0 }
     }
 
     fn take(&mut self, reply: Reply) -> Result<(), Failure> {
@@ -196,6 +198,7 @@ impl<'a> Answers<'a> {
                 self.settings.max_reply_bytes
             )));
         }
+        self.room.take(headers.saturating_add(reply.payload.len()))?;
         if self.heads.len() >= self.settings.max_replies {
             return Err(Failure::too_large(format!("there are more than {} answers", self.settings.max_replies)));
         }

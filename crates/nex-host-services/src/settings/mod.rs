@@ -111,11 +111,19 @@ impl Default for HttpSettings {
     }
 }
 
-/// What a namespace may use; nothing is off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What a namespace may use; 0 is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuotaSettings {
     /// Calls per second.
     pub calls_per_second: u64,
     /// Bytes per second, both ways together.
     pub bytes_per_second: u64,
+    /// Bytes of the node's memory that its calls may hold at a time.
+    pub bytes_in_memory: usize,
+}
+
+impl Default for QuotaSettings {
+    fn default() -> Self {
+        Self { calls_per_second: 0, bytes_per_second: 0, bytes_in_memory: 128 << 20 }
+    }
 }

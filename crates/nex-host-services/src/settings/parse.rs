@@ -22,7 +22,7 @@ const LARGEST: u64 = 64 << 20;
 const STORE_KEYS: &[&str] = &["bucket_name", "max_bytes", "jit_provision", "auto_provision"];
 const MESSAGING_KEYS: &[&str] = &["request_timeout_ms", "max_reply_bytes", "max_replies"];
 const HTTP_KEYS: &[&str] = &["timeout_ms", "max_body_bytes", "max_redirects", "allow", "deny", "allow_only"];
-const QUOTA_KEYS: &[&str] = &["calls_per_second", "bytes_per_second"];
+const QUOTA_KEYS: &[&str] = &["calls_per_second", "bytes_per_second", "bytes_in_memory"];
 
 impl Settings {
     /// Reads the services of a configuration: whether each is enabled, and its own keys. `denied` are the subjects
@@ -62,6 +62,7 @@ impl Settings {
                     let quota = &mut settings.quota;
                     section.number("calls_per_second", 0..=u64::MAX, &mut quota.calls_per_second);
                     section.number("bytes_per_second", 0..=u64::MAX, &mut quota.bytes_per_second);
+                    section.number("bytes_in_memory", 0..=u64::MAX, &mut quota.bytes_in_memory);
                     if !enabled {
                         *quota = super::QuotaSettings::default();
                     }

@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderName, StatusCode};
 use nex_host_services::http::{Exchange, MemoryWeb, Response, Served};
 use nex_host_services::messaging::{MemoryBus, Reply};
-use nex_host_services::{Backends, HostCall, HostServices, Settings, Tenant, Upload};
+use nex_host_services::{Backends, HostCall, HostServices, Room, Settings, Tenant, Upload};
 use nex_protocol::link::host::{
     HostError, HostReply, HostRequest, HttpRequest, KvRequest, MessagingRequest, ObjectRequest, Redirect, WatchEvent,
 };
@@ -285,5 +285,5 @@ async fn read(stream: &mut tokio::net::TcpStream, buffer: &mut Vec<u8>, port: u1
     }
     let body = Bytes::from(buffer.drain(..length).collect::<Vec<_>>());
     let url = format!("http://127.0.0.1:{port}{path}").parse().unwrap();
-    Some(Exchange { method: method.parse().unwrap(), url, headers, body })
+    Some(Exchange { method: method.parse().unwrap(), url, headers, body, room: Room::unbounded() })
 }
