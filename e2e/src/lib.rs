@@ -119,7 +119,13 @@ impl World {
     /// The node's refusal.
     pub async fn send(&self, deployment: &Deployment) -> Result<RunResponse, ClientError> {
         let info = self.info().await?;
-        let request = deployment.request(&self.issuer, &self.publisher, self.node.id(), &info.public_xkey)?;
+        let request = deployment.request(
+            &self.issuer,
+            &self.publisher,
+            self.client.namespace(),
+            self.node.id(),
+            &info.public_xkey,
+        )?;
         self.client.deploy(&request, self.node.id()).await
     }
 
@@ -151,7 +157,8 @@ impl World {
     /// # Errors
     /// The node's refusal.
     pub async fn stop(&self, workload: &RunResponse) -> Result<StopResponse, ClientError> {
-        let request = stop_request(&self.issuer, self.node.id(), &workload.id, &workload.name)?;
+        let request =
+            stop_request(&self.issuer, self.client.namespace(), self.node.id(), &workload.id, &workload.name)?;
         self.client.stop(&request, self.node.id()).await
     }
 

@@ -303,7 +303,7 @@ async fn one_components_data_is_not_anothers() -> Result<()> {
     let mut deployment = world.deployment("probe", Wasm, &sha256)?;
     deployment.trigger_subjects = vec!["elsewhere.*".parse()?];
     let xkey = world.info().await?.public_xkey;
-    let request = deployment.request(&world.issuer, &world.publisher, world.node.id(), &xkey)?;
+    let request = deployment.request(&world.issuer, &world.publisher, elsewhere.namespace(), world.node.id(), &xkey)?;
     elsewhere.deploy(&request, world.node.id()).await?;
 
     assert_eq!(said(&world, "set", "secret=mine").await?, "Ok(())");

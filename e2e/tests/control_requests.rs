@@ -78,13 +78,18 @@ async fn an_auction_is_answered_only_by_a_node_that_fits() -> Result<()> {
     Ok(())
 }
 
-/// A deploy request as JSON, to be spoilt by a test.
+/// A deploy request as JSON, to be spoilt by a test. Its claim is as the original's clients sign it, bound to name and
+/// hash alone, so that each field is refused for its own sake.
 async fn request(world: &World) -> Result<Value> {
     let sha256 = world.put("f", b"(s, p) => p").await?;
     let mut deployment = world.deployment("f", WorkloadType::V8, &sha256)?;
     deployment.trigger_subjects = vec!["f".parse()?];
     let xkey = world.info().await?.public_xkey;
-    Ok(serde_json::to_value(deployment.request(&world.issuer, &world.publisher, world.node.id(), &xkey)?)?)
+    let namespace = world.client.namespace();
+    let request = deployment.request(&world.issuer, &world.publisher, namespace, world.node.id(), &xkey)?;
+    let mut request = serde_json::to_value(request)?;
+    request["workload_jwt"] = json!(Claims::deploy("f", &sha256).sign(&world.issuer, unix_now())?);
+    Ok(request)
 }
 
 #[tokio::test]

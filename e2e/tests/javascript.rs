@@ -204,7 +204,12 @@ async fn copies_of_a_function_on_several_nodes_share_the_messages() -> Result<()
     deployment.trigger_subjects = vec!["shared".parse()?];
     let client = nex_client::Client::new(world.nats.clone(), Namespace::default(), Duration::from_secs(10));
     let xkey = client.node_info(other.id()).await?.public_xkey;
-    client.deploy(&deployment.request(&world.issuer, &world.publisher, other.id(), &xkey)?, other.id()).await?;
+    client
+        .deploy(
+            &deployment.request(&world.issuer, &world.publisher, client.namespace(), other.id(), &xkey)?,
+            other.id(),
+        )
+        .await?;
     let inbox = world.nats.new_inbox();
     let mut replies = world.nats.subscribe(inbox.clone()).await?;
     for _ in 0..20 {

@@ -179,7 +179,7 @@ impl Deployer {
         deployment.trigger_subjects = vec!["f".parse()?];
         let (issuer, publisher) = (nex_identity::Issuer::generate(), nex_identity::XKeyPair::generate());
         let xkey = self.client.node_info(&self.node).await?.public_xkey;
-        let request = deployment.request(&issuer, &publisher, &self.node, &xkey)?;
+        let request = deployment.request(&issuer, &publisher, self.client.namespace(), &self.node, &xkey)?;
         self.client.deploy(&request, &self.node).await?;
         Ok(())
     }

@@ -26,7 +26,12 @@ use nex_testkit::NatsServer;
 use tokio::process::Command;
 
 const NODE: &str = "NCOBPU3MCEA7LF6XADFD4P74CHW2OL6GQZYPPRRNPDSBNQ5BJPFHHQB5";
-const NOW: i64 = i64::MAX / 2;
+
+/// Seconds since the epoch: claims that are bound to a purpose expire.
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(since.unwrap().as_secs()).unwrap()
+}
 
 /// A node that believes everything and remembers it.
 struct Node {
@@ -79,7 +84,7 @@ impl Node {
             }
             "DEPLOY" => {
                 let request: DeployRequest = serde_json::from_slice(body).unwrap();
-                let claims = Claims::verify(&request.workload_jwt, NOW).unwrap();
+                let claims = Claims::verify(&request.workload_jwt, now()).unwrap();
                 let id = format!("w{}", self.deployed.len() + 1);
                 self.workloads.push((id.clone(), claims.workload_name().to_owned()));
                 self.deployed.push(request);
@@ -88,7 +93,7 @@ impl Node {
             }
             "STOP" => {
                 let request: StopRequest = serde_json::from_slice(body).unwrap();
-                let claims = Claims::verify(&request.workload_jwt, NOW).unwrap();
+                let claims = Claims::verify(&request.workload_jwt, now()).unwrap();
                 self.workloads.retain(|(id, _)| *id != request.workload_id);
                 let (id, name) = (request.workload_id.clone(), claims.workload_name().to_owned());
                 self.stopped.push(request);
@@ -253,7 +258,7 @@ async fn devrun_uploads_signs_seals_and_replaces() {
     let environment = world.node(|node| node.xkey.open(&request.environment, &request.sender_public_key)).unwrap();
     assert_eq!(environment.get("nats_url"), Some("nats://x=y"));
     let artifact = nex_client::Artifact::of_file(service.as_ref()).unwrap();
-    let claims = Claims::verify(&request.workload_jwt, NOW).unwrap();
+    let claims = Claims::verify(&request.workload_jwt, now()).unwrap();
     assert_eq!(claims.hash(), Some(artifact.sha256.as_str()));
     let bucket = nex_client::Bucket::open(&world.server.client().await.unwrap(), None, "NEXCLIFILES").await.unwrap();
     assert_eq!(bucket.info("echoservice").await.unwrap(), artifact);
@@ -325,7 +330,7 @@ async fn run_takes_the_hash_from_the_object_and_stop_finds_names() {
     let told = world.success(&arguments.each_ref().map(String::as_str)).await;
     assert_eq!(told, format!("Workload 'm' accepted. You can now refer to this workload with ID: w1 on node {NODE}\n"));
     let request = world.node(|node| node.deployed[0].clone());
-    assert_eq!(Claims::verify(&request.workload_jwt, NOW).unwrap().hash(), Some(artifact.sha256.as_str()));
+    assert_eq!(Claims::verify(&request.workload_jwt, now()).unwrap().hash(), Some(artifact.sha256.as_str()));
     assert_eq!(request.host_services.unwrap().nats_url, "nats://hs");
     assert_eq!((request.trigger_subjects, request.description), (vec!["w.*".to_owned()], "d".to_owned()));
     let missing = run("nats://PROD/none");

@@ -7,8 +7,10 @@ use bytes::Bytes;
 use nex_protocol::control::auction::AuctionRequest;
 use nex_protocol::control::deploy::{DeployRequest, RunResponse};
 use nex_protocol::control::info::InfoResponse;
+use nex_protocol::control::lame_duck::{LameDuckRequest, LameDuckResponse};
 use nex_protocol::control::ping::PingResponse;
 use nex_protocol::control::stop::{StopRequest, StopResponse};
+use nex_protocol::control::workload_ping::WorkloadPingResponse;
 use nex_protocol::envelope::{self, kind};
 use nex_protocol::{Namespace, subject};
 use serde::Serialize;
@@ -78,6 +80,24 @@ impl Client {
     /// [`ClientError::Transport`]; nobody fitting is no error but an empty list.
     pub async fn auction(&self, request: &AuctionRequest) -> Result<Vec<PingResponse>, ClientError> {
         self.gather(subject::AUCTION, encoded(request)?, kind::AUCTION).await
+    }
+
+    /// The nodes that run workloads of the namespace, and which; only those of this id or name, when one is given.
+    ///
+    /// # Errors
+    /// [`ClientError::Transport`]; nothing found is no error but an empty list.
+    pub async fn workload_ping(&self, workload: Option<&str>) -> Result<Vec<WorkloadPingResponse>, ClientError> {
+        let subject = subject::workload_ping(&self.namespace, workload);
+        self.gather(&subject, Bytes::new(), kind::PING).await
+    }
+
+    /// Has a node take no new work and leave after a while.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the node does not take the order; the others when it did not get through.
+    pub async fn lame_duck(&self, request: &LameDuckRequest, node: &str) -> Result<LameDuckResponse, ClientError> {
+        let subject = subject::lame_duck(node);
+        self.request(subject, encoded(request)?, "LAMEDUCK", kind::LAMEDUCK, node, self.timeout).await
     }
 
     /// One node, and the workloads of the namespace on it.

@@ -60,6 +60,17 @@ pub enum ClientError {
     /// The claim could not be signed.
     #[error("cannot sign the request: {0}")]
     Claim(#[from] ClaimsError),
+    /// No stream keeps what is asked for.
+    #[error(
+        "nothing from the past is kept of {subject}: {reason} (a JetStream stream on it keeps it: `nats stream add NEX \
+         --subjects='$NEX.events.>,$NEX.logs.>' --defaults`)"
+    )]
+    NotStored {
+        /// The subject.
+        subject: String,
+        /// What the server says.
+        reason: String,
+    },
     /// NATS failed under us.
     #[error("NATS failed: cannot {doing}: {reason}")]
     Transport {

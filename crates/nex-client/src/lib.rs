@@ -1,8 +1,8 @@
 //! Typed client of the nex control interface: the public SDK.
 //!
 //! Owns connecting to NATS ([`connection`], [`context`]), the commands of the control interface ([`Client`]), the
-//! signed and sealed requests that deploy and stop take ([`deployment`]), and artifacts in object stores
-//! ([`artifact`]). It contacts nothing but NATS, and every error says what to do next.
+//! signed and sealed requests that deploy and stop take ([`deployment`]), events and logs ([`feed`]), and artifacts in
+//! object stores ([`artifact`]). It contacts nothing but NATS, and every error says what to do next.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,11 +24,13 @@ pub mod context;
 mod denied;
 pub mod deployment;
 pub mod error;
+pub mod feed;
 mod scatter;
 pub mod secret;
 
 pub use artifact::{Artifact, ArtifactError, Bucket};
 pub use client::Client;
-pub use deployment::{Deployment, stop_request};
+pub use deployment::{Deployment, lame_duck_request, stop_request};
 pub use error::ClientError;
+pub use feed::{Feed, Reach};
 pub use secret::Secret;

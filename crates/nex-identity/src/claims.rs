@@ -6,6 +6,9 @@
 //! Claims are `jti iat iss sub exp nbf nats{…, version: 2}`. A deploy claim names the workload (as `sub`, or as
 //! `nats.name` where `sub` is a request id) and the artifact (`nats.hash`). Reading checks the signature against the
 //! claim's own issuer and the times; whether that issuer is trusted is the caller's business.
+//!
+//! Ours also say what exactly they authorize ([`Scope`]): the action, the namespace, the node, the location, and a nonce
+//! that makes each different from all others. Go Nex signs none of it, and ignores it.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -48,6 +51,84 @@ pub enum ClaimsError {
     #[error("cannot sign: {0}")]
     Sign(String),
 }
+
+/// What a claim is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// To run a workload.
+    Deploy,
+    /// To end one.
+    Stop,
+    /// To have a node leave.
+    LameDuck,
+}
+
+impl Action {
+    /// The spelling in a claim.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Action::Deploy => "deploy",
+            Action::Stop => "stop",
+            Action::LameDuck => "lameduck",
+        }
+    }
+}
+
+/// What exactly a claim authorizes, or what is asked for and must be authorized. What is not given is not bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scope<'a> {
+    /// What is done.
+    pub action: Action,
+    /// The node that does it.
+    pub node: &'a str,
+    /// The namespace it is done in; none for what concerns a whole node.
+    pub namespace: Option<&'a str>,
+    /// Where the artifact lies, for a deploy.
+    pub location: Option<&'a str>,
+    /// Id of the workload, for a stop.
+    pub workload: Option<&'a str>,
+}
+
+impl<'a> Scope<'a> {
+    fn parts(&self) -> [(&'static str, Option<&'a str>); 5] {
+        [
+            ("action", Some(self.action.as_str())),
+            ("node", Some(self.node)),
+            ("namespace", self.namespace),
+            ("location", self.location),
+            ("workload", self.workload),
+        ]
+    }
+}
+
+/// A claim does not authorize what is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ScopeError {
+    /// It is for something else.
+    #[error("the claim is for another {part} ('{claimed}')")]
+    Elsewhere {
+        /// What differs.
+        part: &'static str,
+        /// What the claim says.
+        claimed: String,
+    },
+    /// It leaves open what it has to say.
+    #[error("the claim does not say which {0} it is for")]
+    Open(&'static str),
+    /// It never expires, or not soon enough.
+    #[error("the claim must expire within {} s", MAX_LIFETIME)]
+    Lifetime,
+    /// It has nothing that tells it from others.
+    #[error("the claim has no nonce")]
+    NoNonce,
+}
+
+/// How long the claims of our clients are valid, seconds. Longer than clocks differ, shorter than somebody needs who
+/// finds one in an old record.
+pub const LIFETIME: i64 = 300;
+
+/// How long a claim may be valid where that is looked at, seconds.
+pub const MAX_LIFETIME: i64 = 3600;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -103,6 +184,70 @@ impl Claims {
     /// A claim to stop the workload of this name.
     pub fn stop(workload_name: &str) -> Self {
         Self { sub: workload_name.to_owned(), ..Self::default() }
+    }
+
+    /// A claim about a node as a whole.
+    pub fn lame_duck(node: &str) -> Self {
+        Self { sub: node.to_owned(), ..Self::default() }
+    }
+
+    /// Binds the claim to what it authorizes, and has it expire [`LIFETIME`] after `now`.
+    #[must_use]
+    pub fn bound(mut self, scope: &Scope<'_>, now: i64) -> Self {
+        for (part, value) in scope.parts() {
+            if let Some(value) = value {
+                self.nats.insert(part.to_owned(), value.into());
+            }
+        }
+        self.nats.insert("nonce".to_owned(), nuid::next().to_string().into());
+        self.exp = now.saturating_add(LIFETIME);
+        self
+    }
+
+    /// Whether all that the claim says of its scope fits what is asked for.
+    ///
+    /// # Errors
+    /// [`ScopeError::Elsewhere`].
+    pub fn check_scope(&self, asked: &Scope<'_>) -> Result<(), ScopeError> {
+        for (part, asked) in asked.parts() {
+            let Some(claimed) = self.nats.get(part) else { continue };
+            // What is there and no text authorizes nothing.
+            if claimed.as_str().is_none() || claimed.as_str() != asked {
+                let claimed = claimed.as_str().map_or_else(|| claimed.to_string(), str::to_owned);
+                return Err(ScopeError::Elsewhere { part, claimed });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the claim leaves nothing open: every part of the scope is there, a nonce, and a near expiry.
+    ///
+    /// # Errors
+    /// [`ScopeError`].
+    pub fn check_complete(&self, asked: &Scope<'_>, now: i64) -> Result<(), ScopeError> {
+        for (part, value) in asked.parts() {
+            if value.is_some() && !self.nats.contains_key(part) {
+                return Err(ScopeError::Open(part));
+            }
+        }
+        if !self.has_nonce() {
+            return Err(ScopeError::NoNonce);
+        }
+        if self.exp == 0 || self.exp > now.saturating_add(MAX_LIFETIME) {
+            return Err(ScopeError::Lifetime);
+        }
+        Ok(())
+    }
+
+    /// Whether there is something in the claim that tells it from all others.
+    pub fn has_nonce(&self) -> bool {
+        self.nats.get("nonce").and_then(Value::as_str).is_some_and(|nonce| !nonce.is_empty())
+    }
+
+    /// Whether the claim could be one to deploy: our clients say so, those of Go Nex put a hash into it, be it only a
+    /// placeholder.
+    pub fn is_to_deploy(&self) -> bool {
+        self.nats.contains_key("hash")
     }
 
     /// The name of the workload: `nats.name` (0.3.0-rc1), else `sub`.
@@ -191,6 +336,13 @@ impl Claims {
     }
 }
 
+/// What tells a token from others, hex: a digest of its claims. Not of the whole token, whose other parts somebody might
+/// spell differently without breaking the signature.
+pub fn fingerprint(token: &str) -> String {
+    let body = token.split('.').nth(1).unwrap_or_default();
+    data_encoding::HEXLOWER.encode(&Sha512_256::digest(body.as_bytes()))
+}
+
 fn encode<T: Serialize>(value: &T) -> Result<String, serde_json::Error> {
     Ok(URL_SAFE_NO_PAD.encode(serde_json::to_vec(value)?))
 }
@@ -217,6 +369,51 @@ mod tests {
         assert!(claims.issued_by_account());
     }
 
+    const SCOPE: Scope<'static> = Scope {
+        action: Action::Deploy,
+        node: "N1",
+        namespace: Some("shop"),
+        location: Some("nats://B/k"),
+        workload: None,
+    };
+
+    #[test]
+    fn a_bound_claim_fits_its_scope_alone_and_is_complete() {
+        let claims = Claims::deploy("echo", "ab").bound(&SCOPE, NOW);
+        assert_eq!(claims.check_scope(&SCOPE), Ok(()));
+        assert_eq!(claims.check_complete(&SCOPE, NOW), Ok(()));
+        for (other, part) in [
+            (Scope { action: Action::Stop, ..SCOPE }, "action"),
+            (Scope { node: "N2", ..SCOPE }, "node"),
+            (Scope { namespace: Some("SHOP"), ..SCOPE }, "namespace"),
+            (Scope { location: Some("nats://B/other"), ..SCOPE }, "location"),
+            (Scope { location: None, ..SCOPE }, "location"),
+        ] {
+            let error = claims.check_scope(&other).unwrap_err();
+            assert!(matches!(error, ScopeError::Elsewhere { part: found, .. } if found == part), "{error}");
+        }
+        let other = Claims::deploy("echo", "ab").bound(&SCOPE, NOW);
+        assert_ne!(claims.nats.get("nonce"), other.nats.get("nonce"), "no two claims are the same");
+    }
+
+    #[test]
+    fn what_a_claim_leaves_open_fits_everything_and_is_not_complete() {
+        let claims = Claims::deploy("echo", "ab");
+        assert_eq!(claims.check_scope(&SCOPE), Ok(()));
+        assert_eq!(claims.check_complete(&SCOPE, NOW), Err(ScopeError::Open("action")));
+        let bound = claims.bound(&SCOPE, NOW);
+        for exp in [0, NOW + MAX_LIFETIME + 1] {
+            let lasting = Claims { exp, ..bound.clone() };
+            assert_eq!(lasting.check_complete(&SCOPE, NOW), Err(ScopeError::Lifetime));
+        }
+        let mut repeated = bound.clone();
+        repeated.nats.insert("nonce".into(), "".into());
+        assert_eq!(repeated.check_complete(&SCOPE, NOW), Err(ScopeError::NoNonce));
+        let mut odd = bound;
+        odd.nats.insert("node".into(), serde_json::json!(["N1"]));
+        assert!(odd.check_scope(&SCOPE).is_err(), "what is no text is no node");
+    }
+
     #[test]
     fn a_changed_token_is_refused() {
         let token = Claims::stop("echo").sign(&Issuer::generate(), NOW).unwrap();
@@ -228,6 +425,15 @@ mod tests {
         let none = URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"none"}"#);
         let unsigned = format!("{none}.{}.", parts[1]);
         assert_eq!(Claims::verify(&unsigned, NOW), Err(ClaimsError::Algorithm("none".into())));
+    }
+
+    #[test]
+    fn a_fingerprint_is_that_of_the_claims_alone() {
+        let issuer = Issuer::generate();
+        let token = Claims::stop("a").sign(&issuer, NOW).unwrap();
+        let respelt = token.replacen(token.split('.').next().unwrap(), "AAAA", 1);
+        assert_eq!(fingerprint(&token), fingerprint(&respelt));
+        assert_ne!(fingerprint(&token), fingerprint(&Claims::stop("b").sign(&issuer, NOW).unwrap()));
     }
 
     #[test]

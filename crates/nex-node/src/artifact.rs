@@ -38,6 +38,8 @@ pub struct Artifact {
     pub sha256: String,
     /// Bytes.
     pub size: u64,
+    /// Whether its bytes came over the network for this one who asked.
+    pub fetched: bool,
     _pin: Arc<Pin>,
 }
 
@@ -160,7 +162,7 @@ impl ArtifactCache {
         .ok()?
         .ok()?;
         if hashed == sha256 {
-            return Some(Artifact { path, sha256: hashed, size, _pin: pin });
+            return Some(Artifact { path, sha256: hashed, size, fetched: false, _pin: pin });
         }
         warn!(path = %path.display(), "a cached artifact is damaged; it is removed");
         let _ = std::fs::remove_file(&path);
@@ -174,7 +176,7 @@ impl ArtifactCache {
         debug!(sha256, "artifact is cached");
         // Its time says when it was last wanted; what is oldest goes first.
         let _ = std::fs::File::open(&path).and_then(|file| file.set_modified(std::time::SystemTime::now()));
-        (meta.len() == size).then(|| Artifact { path, sha256: sha256.to_owned(), size, _pin: pin })
+        (meta.len() == size).then(|| Artifact { path, sha256: sha256.to_owned(), size, fetched: false, _pin: pin })
     }
 
     async fn download(
@@ -193,7 +195,7 @@ impl ArtifactCache {
         let pin = Pin::new(&self.pins, &sha256);
         part.persist(&path).map_err(unavailable)?;
         info!(%location, size, sha256, "artifact fetched");
-        Ok(Artifact { path, sha256, size, _pin: pin })
+        Ok(Artifact { path, sha256, size, fetched: true, _pin: pin })
     }
 
     /// Removes what nobody uses, oldest first, until the rest fits the limit.

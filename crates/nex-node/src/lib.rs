@@ -11,6 +11,7 @@ pub mod connection;
 pub mod control;
 pub mod embedded;
 pub mod host;
+pub mod lame_duck;
 mod node;
 pub mod publisher;
 pub mod state;

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! build: state directory -> (embedded NATS) -> connection -> agents' pool
-//! run:   control interface, workloads of an earlier life, autostart, heartbeats
+//! run:   control interface, workloads of an earlier life, autostart, heartbeats; until told to end, by a signal or by
+//!        lame duck mode, whose delay is over
 //! drain: no new work -> workloads end in order -> pool -> last event -> connection -> (embedded NATS)
 //! ```
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use nex_client::connection::Settings;
 use nex_host_services::HostServices;
@@ -16,7 +18,7 @@ use nex_identity::Issuer;
 use nex_protocol::WorkloadType;
 use nex_protocol::event::Event;
 use nex_sandbox::pool::PoolTask;
-use nex_sandbox::{Backoff, Pool, PoolSettings, ProcessSandbox, ProcessSettings};
+use nex_sandbox::{Backoff, Cgroups, Pool, PoolSettings, ProcessSandbox, ProcessSettings};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
@@ -25,6 +27,7 @@ use crate::config::{Config, PublicNatsServer};
 use crate::connection::Connection;
 use crate::control::{self, Control};
 use crate::embedded::EmbeddedNats;
+use crate::lame_duck::LameDuck;
 use crate::publisher::Publisher;
 use crate::state::StateDir;
 use crate::workload::Record;
@@ -74,6 +77,10 @@ impl Node {
         let node_id = state.node_id();
         info!(server = %settings.shown_servers(), "established node NATS connection");
 
+        let (cgroups, no_cgroups) = match Cgroups::open(node_id.get(..16).unwrap_or(&node_id)) {
+            Ok(cgroups) => (Some(Arc::new(cgroups)), None),
+            Err(unavailable) => (None, Some(unavailable.to_string())),
+        };
         let deno = host::deno(&config).ok();
         let types = types(&config, deno.is_some());
         let sandbox = ProcessSandbox::new(ProcessSettings {
@@ -82,6 +89,7 @@ impl Node {
             compiled_dir: state.path("compiled"),
             deno,
             handshake_timeout: config.agent_handshake_timeout,
+            cgroups,
             log_filter: std::env::var("NEX_AGENT_LOG").unwrap_or_else(|_| "warn".to_owned()),
         })
         .map_err(|source| NodeError::Agents(source.to_string()))?;
@@ -99,8 +107,11 @@ impl Node {
             state,
             pool,
             config,
+            lame_duck: LameDuck::default(),
+            no_cgroups,
+            pool_empty: AtomicBool::new(false),
         });
-        let control = Arc::new(Control { shared, node_id, tags, types, started: Instant::now() });
+        let control = Arc::new(Control::new(shared, node_id, tags, types));
         Ok(Self { control, pool_task, embedded, pid_file })
     }
 
@@ -133,10 +144,14 @@ impl Node {
         };
         shared.publisher.node_event(&started);
         restore(&shared);
+        control.remember_claims();
         start_configured(&control);
         serving.spawn(heartbeat(Arc::clone(&control)));
 
-        shutdown.await;
+        tokio::select! {
+            () = &mut shutdown => {}
+            () = shared.lame_duck.over() => info!("the delay of lame duck mode is over: the node leaves"),
+        }
         drain(&control, serving, pool_task, embedded, pid_file).await
     }
 }
@@ -214,7 +229,9 @@ async fn heartbeat(control: Arc<Control>) {
             node_id: ping.node_id,
             uptime: ping.uptime,
             tags: ping.tags,
+            nexus: ping.nexus,
             running_machines: ping.running_machines,
+            allow_duplicate_workloads: control.shared.config.allow_duplicate_workloads,
         });
     }
 }

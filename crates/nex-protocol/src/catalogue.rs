@@ -31,15 +31,25 @@ impl fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 macro_rules! catalogue {
-    ($($(#[$doc:meta])* $name:ident = $number:literal, $help:literal;)*) => {
+    ($(#[doc = $doc:literal] $name:ident = $number:literal, $help:literal;)*) => {
         /// An entry of the catalogue. The discriminant is the number on the wire.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u16)]
-        pub enum Code { $($(#[$doc])* $name = $number,)* }
+        pub enum Code { $(#[doc = $doc] $name = $number,)* }
 
         impl Code {
             /// All entries, in the order of their numbers.
             pub const ALL: &'static [Code] = &[$(Code::$name,)*];
+
+            /// Its name.
+            pub fn name(self) -> &'static str {
+                match self { $(Code::$name => stringify!($name),)* }
+            }
+
+            /// What it means, one sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Code::$name => $doc.trim_ascii(),)* }
+            }
 
             /// What the reader can do about it.
             pub fn help(self) -> &'static str {
@@ -118,6 +128,18 @@ catalogue! {
     Busy = 1027, "try again shortly, or deploy to another node";
     /// The workload needs host services and cannot have them.
     HostServicesUnavailable = 1028, "give the node host_services.credentials, or deploy with --hs_url, --hs_jwt and --hs_seed";
+    /// The claim was used before on this node.
+    ClaimUsed = 1029, "a claim does one thing once: sign a new one (two claims of Go Nex signed in one second are the same)";
+    /// The claim speaks of another namespace, node or location, or of something else than is asked for.
+    ClaimElsewhere = 1030, "sign a claim for this namespace, node and location; whoever changed the request must sign it anew";
+    /// The node is strict, and the claim does not say all it must.
+    ClaimIncomplete = 1031, "put action, namespace, node, location, nonce and expiry into the claim; see docs/security.md";
+    /// The workload asks for more than the node's policy gives one workload.
+    LimitExceeded = 1032, "ask for less, or raise workload_limits on the node";
+    /// The node cannot enforce a limit that was asked for.
+    LimitUnavailable = 1033, "leave the limit out, or run the node where it may make control groups (cgroups)";
+    /// The node does not take the order to enter lame duck mode.
+    LameDuckRefused = 1034, "sign the request with a key listed in the node's valid_issuers: `nex lameduck --issuer FILE`";
 }
 
 #[cfg(test)]

@@ -51,12 +51,24 @@ pub enum Event {
         /// Whether its workloads were stopped in order.
         graceful: bool,
     },
+    /// The node takes no new work and will leave.
+    NodeEnteredLameDuck {
+        /// Version of nex.
+        version: String,
+        /// Node id.
+        id: String,
+        /// Milliseconds until it ends its workloads and leaves.
+        leaves_in_ms: u64,
+    },
     /// Still there, every 30 s.
     Heartbeat {
         /// Version of nex.
         version: String,
         /// Node id.
         node_id: String,
+        /// Group of nodes this one belongs to.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        nexus: String,
         /// Time since start, as [`crate::uptime`] prints it.
         uptime: String,
         /// Its tags.
@@ -64,6 +76,31 @@ pub enum Event {
         tags: std::collections::BTreeMap<String, String>,
         /// Workloads on the node.
         running_machines: usize,
+        /// Whether one artifact may run twice in a namespace (0.3.0-rc1).
+        allow_duplicate_workloads: bool,
+    },
+    /// A workload wanted an agent and none was ready.
+    PoolEmpty {
+        /// Node id.
+        id: String,
+        /// Agents the pool keeps ready when it is full.
+        pool_size: usize,
+        /// Why there is none, when preparing agents fails.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        message: String,
+    },
+    /// An artifact was fetched and has the digest it should have.
+    ArtifactFetched {
+        /// Name of the workload.
+        workload_name: String,
+        /// Id of the workload.
+        workload_id: String,
+        /// Where it came from.
+        location: String,
+        /// SHA-256, hex.
+        hash: String,
+        /// Its size, bytes.
+        total_bytes: u64,
     },
     /// A workload runs.
     WorkloadDeployed {
@@ -102,6 +139,17 @@ pub enum Event {
         /// Why it ended.
         message: String,
     },
+    /// A workload failed too often without a stable spell between and is not started again.
+    WorkloadGivenUp {
+        /// Name of the workload.
+        workload_name: String,
+        /// Its id.
+        workload_id: String,
+        /// Restarts that were tried.
+        attempts: u32,
+        /// Why it ended last.
+        message: String,
+    },
     /// A function answered.
     FunctionExecSucceeded {
         /// Name of the workload.
@@ -136,10 +184,14 @@ impl Event {
         match self {
             Event::NodeStarted { .. } => "node_started",
             Event::NodeStopped { .. } => "node_stopped",
+            Event::NodeEnteredLameDuck { .. } => "node_entered_lameduck",
             Event::Heartbeat { .. } => "heartbeat",
+            Event::PoolEmpty { .. } => "pool_empty",
+            Event::ArtifactFetched { .. } => "artifact_fetched",
             Event::WorkloadDeployed { .. } => "workload_deployed",
             Event::WorkloadUndeployed { .. } => "workload_undeployed",
             Event::WorkloadRestarting { .. } => "workload_restarting",
+            Event::WorkloadGivenUp { .. } => "workload_given_up",
             Event::FunctionExecSucceeded { .. } => "function_exec_succeeded",
             Event::FunctionExecFailed { .. } => "function_exec_failed",
         }

@@ -24,6 +24,31 @@ pub const PING: &str = "$NEX.PING";
 /// `$NEX.AUCTION`: every node that fits answers.
 pub const AUCTION: &str = "$NEX.AUCTION";
 
+/// What a node subscribes to for WPING; [`workloads_asked`] reads what was asked.
+pub const WPING_ALL: &str = "$NEX.WPING.>";
+
+/// `$NEX.WPING.<namespace>`: every node that has workloads of the namespace answers. With a workload's id or name as a
+/// further token only those that have it.
+pub fn workload_ping(namespace: &Namespace, workload: Option<&str>) -> String {
+    match workload {
+        Some(workload) => format!("{PREFIX}.WPING.{namespace}.{workload}"),
+        None => format!("{PREFIX}.WPING.{namespace}"),
+    }
+}
+
+/// The namespace and the workload (id or name) that a WPING asks for.
+pub fn workloads_asked(subject: &str) -> Option<(Namespace, Option<String>)> {
+    let mut tokens = subject.strip_prefix("$NEX.WPING.")?.split('.');
+    let namespace = tokens.next()?.parse().ok()?;
+    let workload = tokens.next().map(str::to_owned);
+    (tokens.next().is_none() && workload.as_deref() != Some("")).then_some((namespace, workload))
+}
+
+/// `$NEX.LAMEDUCK.<node>`
+pub fn lame_duck(node: &str) -> String {
+    format!("{PREFIX}.LAMEDUCK.{node}")
+}
+
 /// `$NEX.PING.<node>`
 pub fn ping(node: &str) -> String {
     format!("{PREFIX}.PING.{node}")
@@ -47,6 +72,13 @@ pub fn stop(namespace: &str, node: &str) -> String {
 /// `$NEX.logs.<namespace>.<node>.<workload id>.<workload name>`
 pub fn log(namespace: &Namespace, node: &str, workload_id: &str, workload_name: &str) -> String {
     format!("{PREFIX}.logs.{namespace}.{node}.{workload_id}.{workload_name}")
+}
+
+/// Namespace, node, workload id and workload name of the subject of a log entry.
+pub fn log_tokens(subject: &str) -> Option<[&str; 4]> {
+    let mut tokens = subject.strip_prefix("$NEX.logs.")?.split('.');
+    let found = [tokens.next()?, tokens.next()?, tokens.next()?, tokens.next()?];
+    tokens.next().is_none().then_some(found)
 }
 
 /// `$NEX.events.<namespace>.<event type>`
@@ -160,6 +192,25 @@ mod tests {
         for bad in ["", ".", "a..b", "a b", ">.a", "a.>.b", ".a", "a.", "a\n"] {
             assert!(bad.parse::<TriggerSubject>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_wping_asks_for_a_namespace_and_perhaps_a_workload() {
+        let namespace: Namespace = "shop".parse().unwrap();
+        for workload in [None, Some("cart")] {
+            let subject = workload_ping(&namespace, workload);
+            assert_eq!(workloads_asked(&subject), Some((namespace.clone(), workload.map(str::to_owned))));
+        }
+        for bad in ["$NEX.WPING", "$NEX.WPING.", "$NEX.WPING.a b", "$NEX.WPING.a.", "$NEX.WPING.a.b.c", "$NEX.PING.a"] {
+            assert_eq!(workloads_asked(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_log_subject_has_four_tokens_after_its_prefix() {
+        let subject = log(&"shop".parse().unwrap(), "N1", "id", "cart");
+        assert_eq!(log_tokens(&subject), Some(["shop", "N1", "id", "cart"]));
+        assert_eq!(log_tokens("$NEX.logs.system.U1.stdout"), None);
     }
 
     #[test]

@@ -379,21 +379,28 @@ fn an_info_reply_of_go_reads_and_ours_has_its_bytes_before_our_own_members() {
         ],
         supported_workload_types: vec!["native".into(), "v8".into()],
         available_agents: 0,
+        allow_duplicate_workloads: None,
     };
     reply("info_response", kind::INFO, &expected);
 
     let mut ours = expected;
     ours.available_agents = 2;
+    ours.allow_duplicate_workloads = Some(true);
     for machine in &mut ours.machines {
         machine.workload.id.clone_from(&machine.id);
         machine.workload.essential = true;
         machine.workload.state = "running".into();
         machine.workload.restarts = 1;
         machine.workload.trigger_subjects = vec!["js.echo".into()];
+        machine.workload.uptime.clone_from(&machine.uptime);
+        machine.workload.limits.max_instances = Some(2);
     }
     let ours = String::from_utf8(envelope::success(kind::INFO, &ours).unwrap()).unwrap();
     let extra = [
         "data.available_agents",
+        "data.allow_duplicate_workloads",
+        "data.machines[].workload.uptime",
+        "data.machines[].workload.limits",
         "data.machines[].workload.id",
         "data.machines[].workload.essential",
         "data.machines[].workload.state",
@@ -512,8 +519,10 @@ fn the_data_of_our_events_is_that_of_go_before_our_own_members() {
                 uptime: "30s".into(),
                 tags: BTreeMap::new(),
                 running_machines: 0,
+                nexus: String::new(),
+                allow_duplicate_workloads: true,
             },
-            &[],
+            &["allow_duplicate_workloads"],
         ),
         (
             Event::WorkloadDeployed {

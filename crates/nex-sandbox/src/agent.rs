@@ -24,6 +24,12 @@ pub trait Place: Send + 'static {
     /// workload has ended, for its id may then become somebody else's.
     fn note_process_group(&mut self, leader: Option<u32>);
 
+    /// Bounds everything that will run in the place. Comes before the workload is started.
+    ///
+    /// # Errors
+    /// What the system says; the place is of no use then.
+    fn bound(&mut self, resources: &crate::Resources) -> std::io::Result<()>;
+
     /// Ends everything in the place, waits until it is gone and removes what was made for it.
     fn destroy(self: Box<Self>) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 }

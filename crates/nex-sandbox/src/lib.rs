@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod backoff;
+pub mod cgroup;
 pub mod memory;
 pub mod pool;
 pub mod process;
@@ -17,6 +18,7 @@ use std::future::Future;
 
 pub use agent::{Agent, Place};
 pub use backoff::Backoff;
+pub use cgroup::{Cgroups, Resources};
 pub use pool::{Pool, PoolExhausted, PoolSettings, PoolStatus};
 pub use process::{ProcessSandbox, ProcessSettings};
 

@@ -59,6 +59,10 @@ impl Drop for MemoryPlace {
 impl Place for MemoryPlace {
     fn note_process_group(&mut self, _leader: Option<u32>) {}
 
+    fn bound(&mut self, _resources: &crate::Resources) -> std::io::Result<()> {
+        Ok(())
+    }
+
     fn destroy(self: Box<Self>) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move { drop(self) })
     }

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nex_link::over_socket;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::agent::{new_id, shake_hands};
+use crate::cgroup::{Cgroup, Cgroups, Resources};
 use crate::{Agent, Place, PrepareError, Sandbox};
 
 /// Time an agent has to end by itself after its link was closed, before it is killed.
@@ -44,6 +46,8 @@ pub struct ProcessSettings {
     pub handshake_timeout: Duration,
     /// Filter of the agents' own log, as `NEX_AGENT_LOG` takes it.
     pub log_filter: String,
+    /// Control groups, where they can be made.
+    pub cgroups: Option<Arc<Cgroups>>,
 }
 
 /// Starts agents as child processes.
@@ -105,7 +109,7 @@ impl Sandbox for ProcessSandbox {
         let id = new_id();
         let work_dir = settings.agents_dir.join(&id);
         make_dir(&work_dir).map_err(system(format!("cannot make {}", work_dir.display())))?;
-        let mut place = ProcessPlace::new(work_dir.clone());
+        let mut place = ProcessPlace::new(id.clone(), work_dir.clone(), settings.cgroups.clone());
 
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(system("cannot make a socket".into()))?;
         let mut command = Command::new(&settings.agent);
@@ -157,7 +161,11 @@ async fn forward_log(id: String, stderr: ChildStderr) {
 
 /// A child process, its workload's process group, and its folder.
 struct ProcessPlace {
+    id: String,
     work_dir: PathBuf,
+    cgroups: Option<Arc<Cgroups>>,
+    /// Where the agent is bounded.
+    cgroup: Option<Cgroup>,
     agent: Option<Pid>,
     workload: Option<Pid>,
     gone: CancellationToken,
@@ -165,8 +173,9 @@ struct ProcessPlace {
 }
 
 impl ProcessPlace {
-    fn new(work_dir: PathBuf) -> Self {
-        Self { work_dir, agent: None, workload: None, gone: CancellationToken::new(), reaper: None }
+    fn new(id: String, work_dir: PathBuf, cgroups: Option<Arc<Cgroups>>) -> Self {
+        let gone = CancellationToken::new();
+        Self { id, work_dir, cgroups, cgroup: None, agent: None, workload: None, gone, reaper: None }
     }
 
     /// Reaps the child and tells when it is gone.
@@ -207,6 +216,15 @@ impl Place for ProcessPlace {
         self.workload = leader.and_then(|leader| self.group_of_agent(leader));
     }
 
+    fn bound(&mut self, resources: &Resources) -> std::io::Result<()> {
+        let no_groups = || std::io::Error::new(std::io::ErrorKind::Unsupported, "there are no control groups here");
+        let gone = || std::io::Error::new(std::io::ErrorKind::NotFound, "the agent is gone");
+        let agent = self.agent.filter(|_| !self.gone.is_cancelled()).ok_or_else(gone)?;
+        let groups = self.cgroups.as_ref().ok_or_else(no_groups)?;
+        self.cgroup = Some(groups.bound(&self.id, agent.as_raw_nonzero().get().cast_unsigned(), resources)?);
+        Ok(())
+    }
+
     fn destroy(mut self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             // The link is closed by now or closes with this; an agent that behaves ends its workload in order.
@@ -241,6 +259,7 @@ mod tests {
             deno: None,
             handshake_timeout: Duration::from_millis(handshake),
             log_filter: "warn".into(),
+            cgroups: None,
         })
         .unwrap()
     }
@@ -258,7 +277,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_group_that_is_not_the_agents_is_never_noted() {
-        let mut place = ProcessPlace::new(tempfile::tempdir().unwrap().keep());
+        let mut place = ProcessPlace::new("id".into(), tempfile::tempdir().unwrap().keep(), None);
         place.agent = Pid::from_raw(std::process::id().cast_signed());
         // Its child, but of our own group; everybody; nobody; init.
         let mut child = std::process::Command::new("/bin/sleep").arg("100").spawn().unwrap();

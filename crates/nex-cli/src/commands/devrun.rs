@@ -49,7 +49,8 @@ pub(super) async fn run(global: &GlobalArgs, args: &DevrunArgs) -> Result<()> {
     bar.finish_and_clear();
     uploaded?;
 
-    let request = deployment.request(&keys.issuer, &keys.publisher, node, &placement.node.target_xkey)?;
+    let request =
+        deployment.request(&keys.issuer, &keys.publisher, client.namespace(), node, &placement.node.target_xkey)?;
     let older = Older { client, issuer: &keys.issuer, node, machines: &placement.replaced };
     let response = if kind.workload_type.is_function() {
         // The older one goes on answering until the new one does: a mistake in the new one takes nothing away.
@@ -105,7 +106,7 @@ fn workload_name(args: &DevrunArgs) -> Result<WorkloadName> {
 
 async fn replace(client: &Client, issuer: &Issuer, node: &str, machine: &MachineSummary) -> Result<()> {
     let name = &machine.workload.name;
-    let request = stop_request(issuer, node, &machine.id, name)?;
+    let request = stop_request(issuer, client.namespace(), node, &machine.id, name)?;
     client.stop(&request, node).await.with_context(|| {
         format!(
             "workload '{name}' runs on node {node} already (id {}) and could not be replaced; choose another --name or \

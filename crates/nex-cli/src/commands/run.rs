@@ -22,7 +22,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &RunArgs) -> Result<()> {
     let mut deployment = Deployment::new(args.name.clone(), args.r#type, args.location.clone(), artifact.sha256);
     workload::describe(&mut deployment, &args.workload, &args.environment, jsdomain)?;
     deployment.description.clone_from(&args.description);
-    let request = deployment.request(&issuer, &publisher, &node, &info.public_xkey)?;
+    let request = deployment.request(&issuer, &publisher, client.namespace(), &node, &info.public_xkey)?;
     let response = client.deploy(&request, &node).await?;
     workload::accepted(&response, &node, args.json)
 }

@@ -26,7 +26,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &StopArgs) -> Result<()> {
             (machine.id.clone(), machine.workload.name.clone())
         }
     };
-    let mut response = client.stop(&stop_request(&issuer, &node, &id, &name)?, &node).await?;
+    let mut response = client.stop(&stop_request(&issuer, client.namespace(), &node, &id, &name)?, &node).await?;
     if response.name.is_empty() {
         response.name = name;
     }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::reader::{Report, Section};
 use super::{
     AutostartWorkload, Cni, Config, ConfigErrors, HostServices, Loaded, MachineTemplate, NodeLimits, PublicNatsServer,
-    RateLimiters, TokenBucket, host_services,
+    RateLimiters, TokenBucket, WorkloadCaps, host_services,
 };
 
 /// Keys of Go Nex that have no effect here, and why.
@@ -146,6 +146,19 @@ fn policies(root: &mut Section<'_>, config: &mut Config) {
     set(&mut config.allow_duplicate_workloads, root.take("allow_duplicate_workloads"));
     set(&mut config.require_artifact_hash, root.take("require_artifact_hash"));
     set(&mut config.restore_workloads, root.take("restore_workloads"));
+    match root.take::<String>("claims").as_deref() {
+        None | Some("standard") => {}
+        Some("strict") => config.strict_claims = true,
+        Some(other) => root.problem("claims", format!("'{other}' is neither \"standard\" nor \"strict\"")),
+    }
+    millis(root, "lame_duck_ms", &mut config.lame_duck_delay);
+    let caps = root.section("workload_limits", |caps| WorkloadCaps {
+        cpu_millis: caps.take_in("max_cpu_millis", 1..=1_024_000),
+        memory_mib: caps.take_in("max_memory_mib", 1..=1 << 20),
+        instances: caps.take_in("max_instances", 1..=4096),
+        timeout_ms: caps.take_in("max_timeout_ms", 1..=86_400_000),
+    });
+    set(&mut config.workload_limits, caps);
     set(&mut config.artifact_cache_bytes, root.take("artifact_cache_bytes"));
     set(&mut config.nexus, root.take("nexus"));
     set(&mut config.tags, root.take("tags"));
@@ -311,6 +324,7 @@ mod tests {
         let errors = parse(
             r#"{"machine_pool_size":0,"tags":[1],"cni":{"subnet":"10.0.0/99"},"workload_types":["oci"],
                 "valid_issuers":["me"],"deny_trigger_subjects":["a..b"],"node_limits":{"max_workloads":-1},
+                "claims":"loose","workload_limits":{"max_instances":0},
                 "autostart":{"workloads":[{"name":"a b","type":"v8","location":"http://x"}]}}"#,
         )
         .unwrap_err();
@@ -323,6 +337,8 @@ mod tests {
             "valid_issuers: 'me' is no public nkey",
             "deny_trigger_subjects: 'a..b' is not a valid NATS subject",
             "node_limits.max_workloads: expected a whole number",
+            "claims: 'loose' is neither \"standard\" nor \"strict\"",
+            "workload_limits.max_instances: must be from 1 to 4096, is 0",
             "autostart.workloads[0].name: 'a b' is no workload name",
             "autostart.workloads[0].location: location must be nats://BUCKET/key",
         ] {

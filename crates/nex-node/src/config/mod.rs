@@ -66,6 +66,12 @@ pub struct Config {
     pub require_artifact_hash: bool,
     /// When failed workloads are started again (`restart`).
     pub restart: RestartPolicy,
+    /// Refuses claims that leave open what they allow (`claims`, `standard`).
+    pub strict_claims: bool,
+    /// Time from the order to enter lame duck mode until the node leaves (`lame_duck_ms`, 60000).
+    pub lame_duck_delay: Duration,
+    /// The most that one workload may ask for (`workload_limits`).
+    pub workload_limits: WorkloadCaps,
     /// Brings the workloads of an earlier run back (`restore_workloads`, true).
     pub restore_workloads: bool,
     /// Where identity and state live (`state_dir`).
@@ -193,6 +199,19 @@ pub struct NodeLimits {
     pub max_workload_bytes: u64,
 }
 
+/// The most that one workload may ask for. None: what a workload has that asks for nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkloadCaps {
+    /// Thousandths of a processor (`max_cpu_millis`, that of `machine_template.vcpu_count`).
+    pub cpu_millis: Option<u64>,
+    /// Memory, MiB (`max_memory_mib`, `machine_template.memsize_mib`).
+    pub memory_mib: Option<u64>,
+    /// Agents of one function (`max_instances`, 1).
+    pub instances: Option<u64>,
+    /// Time of one call, milliseconds (`max_timeout_ms`, `functions.timeout_ms`).
+    pub timeout_ms: Option<u64>,
+}
+
 /// A nats-server to start and supervise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicNatsServer {
@@ -307,6 +326,9 @@ impl Default for Config {
                 max_attempts: 30,
                 stable: Duration::from_secs(60),
             },
+            strict_claims: false,
+            lame_duck_delay: Duration::from_secs(60),
+            workload_limits: WorkloadCaps::default(),
             restore_workloads: true,
             state_dir: None,
             stop_grace: Duration::from_millis(5000),

@@ -4,16 +4,19 @@
 //! artifact; the rest (size, digest, a ready agent, the agent's own checks) is the actor's.
 
 use nex_identity::Claims;
+use nex_identity::claims::{Action, Scope, fingerprint};
 use nex_protocol::control::deploy::{DeployRequest, RunResponse};
+use nex_protocol::control::limits::WorkloadLimits;
 use nex_protocol::subject::TriggerSubject;
 use nex_protocol::{Code, Environment, Fault, Location, Namespace, WorkloadName, WorkloadType};
 use tracing::{error, info};
 
 use super::Control;
+use super::used_claims::Use;
 use crate::artifact::parse_sha256;
 use crate::config::AutostartWorkload;
 use crate::connection::meaningful;
-use crate::workload::{Spec, actor, unix_now, unix_now_ms};
+use crate::workload::{Spec, actor, limits, unix_now, unix_now_ms};
 
 /// Longest description, bytes, and most triggers: INFO lists them all, and must fit into one message.
 const MAX_DESCRIPTION: usize = 4096;
@@ -26,8 +29,9 @@ impl Control {
             return Err(Fault::new(Code::LameDuck, text));
         }
         self.shared.table.check_room()?;
-        let spec = self.check(namespace, body)?;
+        let (spec, claim) = self.check(namespace, body)?;
         let workload = actor::deploy(&self.shared, spec).await?;
+        claim.spend();
         Ok(RunResponse {
             started: true,
             id: workload.id.clone(),
@@ -36,8 +40,8 @@ impl Control {
         })
     }
 
-    /// From the bytes of a request to what is to run.
-    fn check(&self, namespace: Namespace, body: &[u8]) -> Result<Spec, Fault> {
+    /// From the bytes of a request to what is to run, and the claim that allows it.
+    fn check(&self, namespace: Namespace, body: &[u8]) -> Result<(Spec, Use), Fault> {
         let unreadable = |reason: &str| {
             Fault::new(Code::BadRequest, format!("Unable to deserialize deploy request: {}", without_quotes(reason)))
         };
@@ -51,13 +55,13 @@ impl Control {
         let kind = self.supported(&request.r#type)?;
         let trigger_subjects = self.triggers(kind, &request.trigger_subjects)?;
         let environment = self.environment(&request)?;
-        let claims = Claims::verify(&request.workload_jwt, unix_now().cast_signed()).map_err(invalid)?;
+        let now = unix_now().cast_signed();
+        let claims = Claims::verify(&request.workload_jwt, now).map_err(invalid)?;
         let name: WorkloadName = claims.workload_name().parse().map_err(invalid)?;
         if request.workload_name.as_deref().is_some_and(|asked| asked != name.as_str()) {
             return Err(invalid("the claim is for a workload of another name"));
         }
-        let issuers = &self.shared.config.valid_issuers;
-        if !issuers.is_empty() && !issuers.contains(&claims.iss) {
+        if !self.authority.trusts(&claims.iss) {
             return Err(Fault::new(Code::UntrustedIssuer, format!("invalid workload issuer: {}", claims.iss)));
         }
         let claimed_sha256 = self.claimed_hash(&claims, &request)?;
@@ -72,7 +76,17 @@ impl Control {
             // As Go's agent says; it is harmless, for functions are always restarted.
             return Err(invalid(format!("essential flag is not supported for workload type: {kind}")));
         }
-        Ok(Spec {
+        limits::check(&request.limits, kind, &self.shared)?;
+        let scope = Scope {
+            action: Action::Deploy,
+            node: &self.node_id,
+            namespace: Some(namespace.as_str()),
+            location: Some(&location.to_string()),
+            workload: None,
+        };
+        let claim = self.authority.take(&request.workload_jwt, &claims, &scope, now);
+        let claim = claim.map_err(|denied| denied.fault("Invalid deploy request: "))?;
+        let spec = Spec {
             name,
             namespace,
             r#type: kind,
@@ -89,8 +103,11 @@ impl Control {
             trigger_connection: meaningful(request.trigger_connection),
             host_services: meaningful(request.host_services),
             wants_host_services: request.wants_host_services,
+            limits: request.limits,
+            claim: Some(fingerprint(&request.workload_jwt)),
             deployed_at_ms: unix_now_ms(),
-        })
+        };
+        Ok((spec, claim))
     }
 
     fn supported(&self, text: &str) -> Result<WorkloadType, Fault> {
@@ -150,6 +167,10 @@ impl Control {
             let text = "Invalid deploy request: the claim holds no SHA-256 of the artifact";
             return Err(Fault::new(Code::HashMissing, text));
         }
+        // A claim to stop, which lies open on the wire, must not run something of its name.
+        if !claims.is_to_deploy() {
+            return Err(invalid("the claim is not one to deploy"));
+        }
         // 0.3.0-rc1 sends the hash beside the claim too; they must agree.
         if let (Some(beside), Some(claimed)) = (request.hash.as_deref().and_then(parse_sha256), &claimed)
             && beside != *claimed
@@ -203,6 +224,8 @@ fn configured(control: &Control, workload: &AutostartWorkload, issuer: &str) -> 
         trigger_connection: None,
         host_services: None,
         wants_host_services: false,
+        limits: WorkloadLimits::default(),
+        claim: None,
         deployed_at_ms: unix_now_ms(),
     })
 }

@@ -1,12 +1,16 @@
-//! The control interface: `$NEX.PING`, `$NEX.INFO`, `$NEX.DEPLOY`, `$NEX.STOP`, `$NEX.AUCTION`.
+//! The control interface: everything a node answers under `$NEX`, and under `$SRV` what it is ([`micro`]).
 //!
 //! Every request that a node answers at all gets exactly one reply, whatever its body is. Each subject has a task of
 //! its own that hands requests to tasks of theirs, so that a slow deploy delays no ping; how many run at a time is
 //! bounded a subject, and what comes beyond that waits in the subscription.
 
+mod authority;
 mod deploy;
+mod lame_duck;
+mod micro;
 mod report;
 mod stop;
+mod used_claims;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +26,9 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::workload::actor::Shared;
+use crate::workload::unix_now;
+use authority::Authority;
+use micro::Endpoint;
 
 pub use deploy::autostart;
 
@@ -46,94 +53,130 @@ pub struct Control {
     /// Types it runs.
     pub types: Vec<WorkloadType>,
     /// When it started.
-    pub started: Instant,
+    started: Instant,
+    /// Whose claims count.
+    authority: Authority,
+    /// What it answers.
+    endpoints: Vec<Arc<Endpoint>>,
 }
 
 /// A command, which decides the shape of its reply.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Command {
     Ping,
+    WorkloadPing,
     Auction,
     Info,
     Deploy,
     Stop,
+    LameDuck,
 }
 
 impl Command {
     fn kind(self) -> &'static str {
         match self {
-            Command::Ping => kind::PING,
+            Command::Ping | Command::WorkloadPing => kind::PING,
             Command::Auction => kind::AUCTION,
             Command::Info => kind::INFO,
             Command::Deploy => kind::RUN,
             Command::Stop => kind::STOP,
+            Command::LameDuck => kind::LAMEDUCK,
         }
     }
 }
 
+/// What a node answers: the command, its name among the endpoints of the service, and the subject.
+fn endpoints(node: &str) -> Vec<Arc<Endpoint>> {
+    let endpoint = |command, name, subject| Arc::new(Endpoint::new(command, name, subject));
+    vec![
+        endpoint(Command::Ping, "PING", subject::PING.to_owned()),
+        endpoint(Command::Ping, "PING-node", subject::ping(node)),
+        endpoint(Command::WorkloadPing, "WPING", subject::WPING_ALL.to_owned()),
+        endpoint(Command::Auction, "AUCTION", subject::AUCTION.to_owned()),
+        endpoint(Command::Info, "INFO", subject::info("*", node)),
+        endpoint(Command::Deploy, "DEPLOY", subject::deploy("*", node)),
+        endpoint(Command::Stop, "STOP", subject::stop("*", node)),
+        endpoint(Command::LameDuck, "LAMEDUCK", subject::lame_duck(node)),
+    ]
+}
+
 impl Control {
+    /// The control interface of a node; nothing is served yet.
+    pub fn new(shared: Arc<Shared>, node_id: String, tags: BTreeMap<String, String>, types: Vec<WorkloadType>) -> Self {
+        let config = &shared.config;
+        let authority = Authority::new(config.valid_issuers.clone(), config.strict_claims, unix_now().cast_signed());
+        let endpoints = endpoints(&node_id);
+        Self { shared, node_id, tags, types, started: Instant::now(), authority, endpoints }
+    }
+
+    /// Remembers which claims the workloads that are there were deployed with: nobody deploys them again by repeating
+    /// one.
+    pub fn remember_claims(&self) {
+        for workload in self.shared.table.all() {
+            if let Some(claim) = &workload.spec.claim {
+                self.authority.remember(claim);
+            }
+        }
+    }
+
     /// Serves the control interface until the set is dropped. Returns when the server has the subscriptions.
     ///
     /// # Errors
     /// When the node may not subscribe or the connection is gone.
     pub async fn serve(self: &Arc<Self>) -> Result<JoinSet<()>, async_nats::Error> {
-        let subjects = [
-            (Command::Ping, subject::PING.to_owned()),
-            (Command::Ping, subject::ping(&self.node_id)),
-            (Command::Auction, subject::AUCTION.to_owned()),
-            (Command::Info, subject::info("*", &self.node_id)),
-            (Command::Deploy, subject::deploy("*", &self.node_id)),
-            (Command::Stop, subject::stop("*", &self.node_id)),
-        ];
         let mut serving = JoinSet::new();
-        let names: Vec<String> = subjects.iter().map(|(_, subject)| subject.clone()).collect();
-        for (command, subject) in subjects {
-            let mut requests = self.shared.nats.client.subscribe(subject.clone()).await?;
-            let control = Arc::clone(self);
+        let names: Vec<String> = self.endpoints.iter().map(|endpoint| endpoint.subject.clone()).collect();
+        for endpoint in &self.endpoints {
+            let mut requests = self.shared.nats.client.subscribe(endpoint.subject.clone()).await?;
+            let (control, endpoint) = (Arc::clone(self), Arc::clone(endpoint));
             let turns = Arc::new(Semaphore::new(AT_A_TIME));
             serving.spawn(async move {
                 while let Some(request) = requests.next().await {
                     // Refused now rather than done when nobody waits for it any more.
                     let turn = Arc::clone(&turns).try_acquire_owned().ok();
-                    let control = Arc::clone(&control);
+                    let (control, endpoint) = (Arc::clone(&control), Arc::clone(&endpoint));
                     tokio::spawn(async move {
-                        match turn {
-                            Some(_turn) => control.answer(command, request).await,
-                            None => control.refuse(command, request, &busy()).await,
-                        }
+                        let began = Instant::now();
+                        let fault = match turn {
+                            Some(_turn) => control.answer(endpoint.command, request).await,
+                            None => Some(control.refuse(endpoint.command, request, &busy()).await),
+                        };
+                        endpoint.count(began.elapsed(), fault.as_ref());
                     });
                 }
             });
         }
         self.shared.nats.subscribed(&names).await?;
+        micro::serve(self, &mut serving).await;
         Ok(serving)
     }
 
-    async fn answer(&self, command: Command, request: Message) {
+    /// Answers a request; gives the refusal, when it was one.
+    async fn answer(&self, command: Command, request: Message) -> Option<Fault> {
         let Some(reply) = request.reply.clone() else {
             debug!(subject = %request.subject, "a control request without a reply subject is ignored");
-            return;
+            return None;
         };
         match self.handle(command, &request).await {
-            Ok(None) => {}
+            Ok(None) => None,
             Ok(Some(body)) => {
-                if let Err(error) = self.shared.nats.client.publish(reply, body.into()).await {
-                    let text = format!("the reply cannot be sent: {error}");
-                    self.refuse(command, request, &Fault::new(Code::Internal, text)).await;
-                }
+                let error = self.shared.nats.client.publish(reply, body.into()).await.err()?;
+                let text = format!("the reply cannot be sent: {error}");
+                Some(self.refuse(command, request, &Fault::new(Code::Internal, text)).await)
             }
-            Err(fault) => self.refuse(command, request, &fault).await,
+            Err(fault) => Some(self.refuse(command, request, &fault).await),
         }
     }
 
-    async fn refuse(&self, command: Command, request: Message, fault: &Fault) {
+    async fn refuse(&self, command: Command, request: Message, fault: &Fault) -> Fault {
         let fault = Fault::new(fault.code, shortened(&fault.message));
         warn!(subject = %request.subject, code = fault.code.number(), %fault, "request refused");
-        let Some(reply) = request.reply else { return };
+        let Some(reply) = request.reply else { return fault };
         let body = envelope::failure(command.kind(), &fault);
         if let Err(error) = self.shared.nats.client.publish(reply, body.into()).await {
             warn!(%error, subject = %request.subject, "cannot send a reply");
         }
+        fault
     }
 
     /// The reply to a request; none when this node has nothing to say to it.
@@ -144,6 +187,16 @@ impl Control {
         }
         let body = match command {
             Command::Ping => encode(command, &self.ping())?,
+            Command::WorkloadPing => {
+                let text = "Invalid subject for workload ping: send to $NEX.WPING.<namespace>[.<workload>]";
+                let (namespace, workload) =
+                    subject::workloads_asked(&request.subject).ok_or_else(|| Fault::new(Code::InvalidSubject, text))?;
+                match self.workload_ping(&namespace, workload.as_deref()) {
+                    Some(found) => encode(command, &found)?,
+                    None => return Ok(None),
+                }
+            }
+            Command::LameDuck => encode(command, &self.enter_lame_duck(&request.payload)?)?,
             Command::Auction => match self.bid(&request.payload) {
                 Some(bid) => encode(command, &bid)?,
                 None => return Ok(None),
@@ -172,7 +225,7 @@ impl Control {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: uptime::format(self.started.elapsed()),
             target_xkey: self.shared.state.xkey().public_key(),
-            tags: self.tags.clone(),
+            tags: self.tags_now(),
             running_machines: self.shared.table.len(),
         }
     }
@@ -182,9 +235,18 @@ impl Control {
         self.types.iter().map(|kind| kind.as_str()).collect()
     }
 
+    /// The tags, with what has changed since the start.
+    fn tags_now(&self) -> BTreeMap<String, String> {
+        let mut tags = self.tags.clone();
+        if self.shared.lame_duck.is_on() {
+            tags.insert(tag::LAME_DUCK.to_owned(), "true".to_owned());
+        }
+        tags
+    }
+
     /// Whether the node takes no new work.
     fn is_lame_duck(&self) -> bool {
-        self.tags.get(tag::LAME_DUCK).is_some_and(|value| value == "true")
+        self.shared.lame_duck.is_on() || self.tags.get(tag::LAME_DUCK).is_some_and(|value| value == "true")
     }
 }
 

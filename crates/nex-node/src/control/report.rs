@@ -1,4 +1,4 @@
-//! Answers that only look: the bid to an AUCTION, and INFO.
+//! Answers that only look: the bid to an AUCTION, INFO, and WPING.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use nex_protocol::control::auction::AuctionRequest;
 use nex_protocol::control::info::{InfoResponse, MachineSummary, WorkloadSummary};
 use nex_protocol::control::ping::PingResponse;
+use nex_protocol::control::workload_ping::{WorkloadPingMachine, WorkloadPingResponse};
 use nex_protocol::{Namespace, uptime};
 
 use super::Control;
@@ -34,7 +35,41 @@ impl Control {
             machines: self.shared.table.of(namespace).iter().map(|workload| summary(workload)).collect(),
             supported_workload_types: self.type_names().into_iter().map(str::to_owned).collect(),
             available_agents: self.shared.pool.status().ready,
+            allow_duplicate_workloads: Some(self.shared.config.allow_duplicate_workloads),
         }
+    }
+
+    /// The workloads of a namespace, or one of them; none when there is none, and then nothing is said.
+    pub(super) fn workload_ping(&self, namespace: &Namespace, asked: Option<&str>) -> Option<WorkloadPingResponse> {
+        let workloads = self.shared.table.of(namespace);
+        let mut machines: Vec<_> = workloads.iter().map(|workload| machine(workload)).collect();
+        machines.retain(|machine| asked.is_none_or(|asked| machine.is_meant_by(asked)));
+        if machines.is_empty() {
+            return None;
+        }
+        let ping = self.ping();
+        Some(WorkloadPingResponse {
+            node_id: ping.node_id,
+            target_xkey: ping.target_xkey,
+            version: ping.version,
+            tags: ping.tags,
+            uptime: ping.uptime,
+            running_machines: machines,
+        })
+    }
+}
+
+fn machine(workload: &Workload) -> WorkloadPingMachine {
+    let spec = &workload.spec;
+    let status = *workload.status.borrow();
+    WorkloadPingMachine {
+        id: workload.id.clone(),
+        namespace: spec.namespace.to_string(),
+        name: spec.name.to_string(),
+        r#type: spec.r#type.to_string(),
+        state: status.state.as_str().to_owned(),
+        uptime: uptime::format(spec.age()),
+        restarts: status.restarts,
     }
 }
 
@@ -50,7 +85,7 @@ fn summary(workload: &Workload) -> MachineSummary {
     MachineSummary {
         id: workload.id.clone(),
         healthy: workload.is_running(),
-        uptime: age,
+        uptime: age.clone(),
         namespace: spec.namespace.to_string(),
         workload: WorkloadSummary {
             name: spec.name.to_string(),
@@ -60,9 +95,11 @@ fn summary(workload: &Workload) -> MachineSummary {
             hash: workload.sha256(),
             id: workload.id.clone(),
             essential: spec.essential,
+            uptime: age,
             state: status.state.as_str().to_owned(),
             restarts: status.restarts,
             trigger_subjects: spec.trigger_subjects.iter().map(ToString::to_string).collect(),
+            limits: spec.limits,
         },
     }
 }

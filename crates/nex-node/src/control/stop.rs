@@ -1,6 +1,8 @@
-//! STOP: only who deployed a workload may end it.
+//! STOP: only who deployed a workload may end it. Where the node has a list of issuers, it is one of them; a workload
+//! whose issuer was taken off the list is anybody's on it to end.
 
 use nex_identity::Claims;
+use nex_identity::claims::{Action, Scope};
 use nex_protocol::control::stop::{StopRequest, StopResponse};
 use nex_protocol::{Code, Fault, Namespace};
 
@@ -22,7 +24,7 @@ impl Control {
             let text = format!("Invalid stop request: it is for node {}", request.target_node);
             return Err(Fault::new(Code::WrongTarget, text));
         }
-        check_claim(&request.workload_jwt, &workload)?;
+        self.check_stop_claim(&request.workload_jwt, &workload)?;
         workload.stop("Workload undeploy requested", false).await;
         Ok(StopResponse {
             stopped: true,
@@ -31,25 +33,48 @@ impl Control {
             name: workload.spec.name.to_string(),
         })
     }
-}
 
-fn check_claim(token: &str, workload: &Workload) -> Result<(), Fault> {
-    let invalid =
-        |reason: &dyn std::fmt::Display| Fault::new(Code::InvalidStopClaim, format!("Invalid stop request: {reason}"));
-    let claims = Claims::verify(token, unix_now().cast_signed()).map_err(|error| invalid(&error))?;
-    // Deploy claims lie open on the wire: one must not do for a stop, nor may a stop of an earlier deploy.
-    if claims.hash().is_some() {
-        return Err(invalid(&"the claim is one to deploy"));
+    fn check_stop_claim(&self, token: &str, workload: &Workload) -> Result<(), Fault> {
+        const BEGINNING: &str = "Invalid stop request: ";
+        let invalid =
+            |reason: &dyn std::fmt::Display| Fault::new(Code::InvalidStopClaim, format!("{BEGINNING}{reason}"));
+        let now = unix_now().cast_signed();
+        let claims = Claims::verify(token, now).map_err(|error| invalid(&error))?;
+        // Deploy claims lie open on the wire: one must not do for a stop, nor may a stop of an earlier deploy.
+        if claims.is_to_deploy() {
+            return Err(invalid(&"the claim is one to deploy"));
+        }
+        if claims.iat < workload.spec.claimed_at {
+            return Err(invalid(&"the claim is older than the workload"));
+        }
+        // Go Nex 0.2.7 signs the name, 0.3.0-rc1 the id.
+        if claims.sub != workload.spec.name.as_str() && claims.sub != workload.id {
+            return Err(invalid(&"the claim is for another workload"));
+        }
+        let deployer = &workload.spec.issuer;
+        if !self.authority.trusts(&claims.iss) {
+            return Err(Fault::new(Code::UntrustedIssuer, format!("invalid workload issuer: {}", claims.iss)));
+        }
+        if claims.iss != *deployer && self.authority.trusts(deployer) {
+            return Err(invalid(&"the issuer is not the one who deployed the workload"));
+        }
+        let scope = Scope {
+            action: Action::Stop,
+            node: &self.node_id,
+            namespace: Some(workload.spec.namespace.as_str()),
+            location: None,
+            workload: Some(&workload.id),
+        };
+        // Stops of the original that were signed in one second for one name are the same, and each is meant; what they
+        // end is gone, and cannot be ended by repeating them.
+        if claims.has_nonce() || self.shared.config.strict_claims {
+            let taken = self.authority.take(token, &claims, &scope, now);
+            taken.map_err(|denied| denied.fault(BEGINNING))?.spend();
+        } else {
+            claims
+                .check_scope(&scope)
+                .map_err(|error| Fault::new(Code::ClaimElsewhere, format!("{BEGINNING}{error}")))?;
+        }
+        Ok(())
     }
-    if claims.iat < workload.spec.claimed_at {
-        return Err(invalid(&"the claim is older than the workload"));
-    }
-    // Go Nex 0.2.7 signs the name, 0.3.0-rc1 the id.
-    if claims.sub != workload.spec.name.as_str() && claims.sub != workload.id {
-        return Err(invalid(&"the claim is for another workload"));
-    }
-    if claims.iss != workload.spec.issuer {
-        return Err(invalid(&"the issuer is not the one who deployed the workload"));
-    }
-    Ok(())
 }

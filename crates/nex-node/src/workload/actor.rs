@@ -8,6 +8,7 @@
 //! `workload_undeployed` event a workload that ran; what a workload used is given back when it is gone.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nex_host_services::HostServices;
@@ -28,6 +29,7 @@ use super::{Counters, Origin, Record, Spec, State, Status};
 use crate::artifact::{Artifact, ArtifactCache};
 use crate::config::Config;
 use crate::connection::Connection;
+use crate::lame_duck::LameDuck;
 use crate::publisher::Publisher;
 use crate::state::StateDir;
 
@@ -64,6 +66,12 @@ pub struct Shared {
     pub publisher: Publisher,
     /// Host services on the node's own connection.
     pub services: HostServices,
+    /// Whether the node is on its way out.
+    pub lame_duck: LameDuck,
+    /// Why processor and memory of services cannot be bounded here; none when they can.
+    pub no_cgroups: Option<String>,
+    /// Whether the last claim found the pool empty: only the change is an event.
+    pub pool_empty: AtomicBool,
 }
 
 /// Starts the actor of a workload; resolves when it first runs.
@@ -115,7 +123,7 @@ fn spawn(shared: &Arc<Shared>, id: String, spec: Spec, origin: Origin) -> Result
     let function = Arc::new(Function {
         id: id.clone(),
         spec: Arc::clone(&spec),
-        gate: Gate::new(instance_seen, shared.config.functions),
+        gate: Gate::new(instance_seen, spec.function_limits(&shared.config)),
         counters,
         publisher: shared.publisher.clone(),
     });
@@ -256,10 +264,23 @@ impl Actor {
             };
             // One that comes back, or that the configuration names, is tried again until it has run.
             let expected = self.origin != Origin::Request && !self.deployed;
+            if self.shared.lame_duck.is_on() && !is_function {
+                // It would be started only to be ended; its record brings it back should the node come back.
+                return End { code, message, forget: false };
+            }
             if !(self.spec.essential || is_function || expected) {
                 return End::for_good(code, message);
             }
             if policy.max_attempts > 0 && attempts >= policy.max_attempts {
+                self.shared.publisher.workload_event(
+                    &self.spec.namespace,
+                    &Event::WorkloadGivenUp {
+                        workload_name: self.spec.name.to_string(),
+                        workload_id: self.id.clone(),
+                        attempts,
+                        message: message.clone(),
+                    },
+                );
                 let message = format!("given up after {attempts} restarts: {message}");
                 return End { code, message, forget: false };
             }
@@ -295,7 +316,7 @@ impl Actor {
         self.shared.publisher.workload_event(&self.spec.namespace, &event);
         self.status.send_modify(|status| status.restarts += 1);
         // Through a long delay, other members of the queue group shall have the messages.
-        if delay > self.shared.config.functions.timeout
+        if delay > self.spec.function_limits(&self.shared.config).timeout
             && let Some(triggers) = self.triggers.take()
         {
             triggers.drain().await;

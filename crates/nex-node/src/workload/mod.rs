@@ -13,6 +13,7 @@ pub mod actor;
 pub mod call;
 mod credentials;
 pub mod host_calls;
+pub mod limits;
 mod serve;
 mod start;
 pub mod table;
@@ -22,6 +23,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use nex_protocol::control::deploy::NatsConnection;
+use nex_protocol::control::limits::WorkloadLimits;
 use nex_protocol::subject::TriggerSubject;
 use nex_protocol::{Environment, Location, Namespace, WorkloadName, WorkloadType};
 use serde::{Deserialize, Serialize};
@@ -62,6 +64,12 @@ pub struct Spec {
     /// Whether the deploy asked for host services by name.
     #[serde(default)]
     pub wants_host_services: bool,
+    /// What it may take, as far as the deploy said.
+    #[serde(default)]
+    pub limits: WorkloadLimits,
+    /// Fingerprint of the claim it was deployed with, which is not used again.
+    #[serde(default)]
+    pub claim: Option<String>,
     /// When it was deployed, milliseconds since 1970.
     pub deployed_at_ms: u64,
 }

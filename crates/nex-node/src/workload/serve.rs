@@ -67,7 +67,8 @@ impl Actor {
         self.running_since = Some(Instant::now());
         hosted.calls = self.services.clone().map(|services| {
             let tenant = Tenant { namespace: self.spec.namespace.clone(), workload: self.spec.name.clone() };
-            HostCalls::new(services, tenant, hosted.sender.clone(), self.shared.config.functions.timeout)
+            let timeout = self.spec.function_limits(&self.shared.config).timeout;
+            HostCalls::new(services, tenant, hosted.sender.clone(), timeout)
         });
         let instance = Arc::new(Instance::new(hosted.sender.clone()));
         self.instance.send_replace(Some(Arc::clone(&instance)));
@@ -163,7 +164,7 @@ impl Actor {
         let grace = self.shared.config.stop_grace;
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         let (function, sender, triggers) = (Arc::clone(&self.function), hosted.sender.clone(), self.triggers.take());
-        let timeout = self.shared.config.functions.timeout;
+        let timeout = self.spec.function_limits(&self.shared.config).timeout;
         // Beside the receive loop, never inside it: an agent that does not read must not keep us from the deadline.
         let mut told = std::pin::pin!(async move {
             if let Some(triggers) = triggers {

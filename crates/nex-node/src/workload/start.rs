@@ -3,14 +3,16 @@
 //! Whatever fails here is a refusal for the one who deploys, or a reason to try again; an agent that was claimed is
 //! destroyed then. Cancelling a start (the workload is to be stopped meanwhile) leaves nothing behind either.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream;
 use nex_host_services::{HostServices, Tenant};
 use nex_protocol::control::deploy::NatsConnection;
+use nex_protocol::event::Event;
 use nex_protocol::link::message::{Limits, Start, ToAgent, ToNode};
 use nex_protocol::{Code, Environment, Fault};
-use nex_sandbox::Agent;
+use nex_sandbox::{Agent, Resources};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -20,6 +22,9 @@ use super::trigger::Triggers;
 use super::{Origin, State, credentials};
 use crate::artifact::Artifact;
 use crate::config::FunctionLimits;
+
+/// Memory of an agent itself, bytes: it lives in the same control group as its service.
+const AGENT_MEMORY: u64 = 16 << 20;
 
 /// Time a claim waits for a ready agent.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +54,7 @@ impl Actor {
         };
         self.set_state(State::Starting);
         let environment = self.environment().await?;
+        self.tell_when_empty();
         let agent = self.shared.pool.claim(CLAIM_TIMEOUT).await.map_err(|error| {
             Fault::new(Code::PoolExhausted, format!("Failed to get agent client from pool: {error}"))
         })?;
@@ -58,6 +64,20 @@ impl Actor {
         }
         self.artifact = Some(artifact);
         Ok(hosted)
+    }
+
+    /// The event of a pool that has nothing for us; once, until it had something again.
+    fn tell_when_empty(&self) {
+        let status = self.shared.pool.status();
+        let empty = status.ready == 0;
+        if self.shared.pool_empty.swap(empty, Ordering::Relaxed) || !empty {
+            return;
+        }
+        self.shared.publisher.node_event(&Event::PoolEmpty {
+            id: self.shared.state.node_id(),
+            pool_size: self.shared.config.machine_pool_size,
+            message: status.last_error.unwrap_or_default(),
+        });
     }
 
     async fn fetch(&mut self) -> Result<Artifact, Fault> {
@@ -84,7 +104,20 @@ impl Actor {
                 };
                 let expected = ran.or(self.spec.claimed_sha256.as_deref());
                 let admit = |size| table.admit_bytes(&self.id, size);
-                artifacts.fetch(&jetstream, &self.spec.location, expected, admit).await?
+                let artifact = artifacts.fetch(&jetstream, &self.spec.location, expected, admit).await?;
+                if artifact.fetched {
+                    self.shared.publisher.workload_event(
+                        &self.spec.namespace,
+                        &Event::ArtifactFetched {
+                            workload_name: self.spec.name.to_string(),
+                            workload_id: self.id.clone(),
+                            location: self.spec.location.to_string(),
+                            hash: artifact.sha256.clone(),
+                            total_bytes: artifact.size,
+                        },
+                    );
+                }
+                artifact
             }
         };
         table.admit_artifact(&self.id, &artifact)?;
@@ -97,6 +130,14 @@ impl Actor {
             |text: &dyn std::fmt::Display| Fault::new(Code::StartFailed, format!("Failed to deploy workload: {text}"));
         let Agent { sender, receiver, lost, place, .. } = agent;
         let mut hosted = Hosted { sender, receiver, lost, place, calls: None };
+        let resources = self.resources();
+        if !resources.is_empty()
+            && let Err(error) = hosted.place.bound(&resources)
+        {
+            hosted.destroy().await;
+            let text = format!("Failed to deploy workload: its limits cannot be enforced: {error}");
+            return Err(Fault::new(Code::LimitUnavailable, text));
+        }
         let start = ToAgent::Start(Box::new(Start {
             name: self.spec.name.to_string(),
             namespace: self.spec.namespace.to_string(),
@@ -138,12 +179,21 @@ impl Actor {
         Err(refusal)
     }
 
+    /// What control groups bound; a function's memory is bounded by its engine.
+    fn resources(&self) -> Resources {
+        let memory = self.spec.limits.memory_mib.filter(|_| !self.spec.r#type.is_function());
+        Resources {
+            cpu_millis: self.spec.limits.cpu_millis,
+            memory_bytes: memory.map(|mib| (mib << 20).saturating_add(AGENT_MEMORY)),
+        }
+    }
+
     fn limits(&self) -> Limits {
         let FunctionLimits { concurrency, script_bytes, .. } = self.shared.config.functions;
         // Room for headers and the protocol around a reply.
         let max_payload = self.shared.nats.client.server_info().max_payload as u64;
         Limits {
-            memory_bytes: self.shared.config.machine_template.memsize_mib << 20,
+            memory_bytes: self.spec.function_memory(&self.shared.config),
             script_bytes,
             reply_bytes: max_payload.saturating_sub(4096).max(1024),
             concurrency,

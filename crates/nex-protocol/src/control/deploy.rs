@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::WorkloadLimits;
 use super::null_as_default;
 use crate::location::Location;
 
@@ -59,6 +60,9 @@ pub struct DeployRequest {
     /// them is refused. Functions that can have them have them anyway.
     #[serde(skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_as_default")]
     pub wants_host_services: bool,
+    /// What the workload may take, instead of the node's defaults.
+    #[serde(skip_serializing_if = "WorkloadLimits::is_empty", deserialize_with = "null_as_default")]
+    pub limits: WorkloadLimits,
     /// Request id (0.3.0-rc1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::WorkloadLimits;
 use super::null_as_default;
 
 /// Reply to INFO.
@@ -30,6 +31,9 @@ pub struct InfoResponse {
     pub supported_workload_types: Vec<String>,
     /// Ready agents in the warm pool (0.3.0-rc1).
     pub available_agents: usize,
+    /// Whether one artifact may run twice in a namespace (0.3.0-rc1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_duplicate_workloads: Option<bool>,
 }
 
 /// Memory in kB, from `/proc/meminfo`.
@@ -80,6 +84,8 @@ pub struct WorkloadSummary {
     pub id: String,
     /// Whether it is restarted when it fails (0.3.0-rc1).
     pub essential: bool,
+    /// Time since deploy (0.3.0-rc1).
+    pub uptime: String,
     /// State of its machine, ours: `running`, `starting`, `backoff`…
     #[serde(skip_serializing_if = "String::is_empty")]
     pub state: String,
@@ -88,4 +94,7 @@ pub struct WorkloadSummary {
     /// Subjects that trigger it, ours.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trigger_subjects: Vec<String>,
+    /// What it may take, as far as that was asked for, ours.
+    #[serde(skip_serializing_if = "WorkloadLimits::is_empty", deserialize_with = "null_as_default")]
+    pub limits: WorkloadLimits,
 }

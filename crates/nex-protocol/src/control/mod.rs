@@ -6,8 +6,11 @@
 pub mod auction;
 pub mod deploy;
 pub mod info;
+pub mod lame_duck;
+pub mod limits;
 pub mod ping;
 pub mod stop;
+pub mod workload_ping;
 
 use serde::{Deserialize, Deserializer};
 

@@ -1,0 +1,17 @@
+// Command echo is the WebAssembly function of the tests: it answers with its subject and what it was sent.
+package main
+
+import (
+	"io"
+	"os"
+)
+
+func main() {
+	input, err := io.ReadAll(os.Stdin)
+	if err != nil {
+		os.Exit(1)
+	}
+	if _, err := os.Stdout.Write(append([]byte(os.Args[1]), input...)); err != nil {
+		os.Exit(1)
+	}
+}

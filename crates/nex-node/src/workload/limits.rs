@@ -1,0 +1,102 @@
+//! What one workload may take: what its deploy asks for, bounded by the node's policy, else the node's defaults.
+//!
+//! A deploy that asks for more than the policy gives is refused, never cut down in silence; so is a limit that cannot be
+//! enforced on this machine.
+
+use std::time::Duration;
+
+use nex_protocol::control::limits::WorkloadLimits;
+use nex_protocol::{Code, Fault, WorkloadType};
+
+use super::Spec;
+use super::actor::Shared;
+use crate::config::{Config, FunctionLimits};
+
+/// Checks what a deploy asks for.
+///
+/// # Errors
+/// The refusal.
+pub fn check(asked: &WorkloadLimits, kind: WorkloadType, shared: &Shared) -> Result<(), Fault> {
+    within_policy(asked, kind, &shared.config)?;
+    // Functions are bounded by their engines; everything else takes control groups.
+    let by_cgroup = asked.cpu_millis.is_some() || (asked.memory_mib.is_some() && !kind.is_function());
+    match &shared.no_cgroups {
+        Some(reason) if by_cgroup => {
+            let what = if asked.cpu_millis.is_some() { "cpu_millis" } else { "memory_mib of a service" };
+            let text = format!("Invalid deploy request: limits.{what} cannot be enforced here: {reason}");
+            Err(Fault::new(Code::LimitUnavailable, text))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn within_policy(asked: &WorkloadLimits, kind: WorkloadType, config: &Config) -> Result<(), Fault> {
+    let caps = [
+        ("cpu_millis", config.workload_limits.cpu_millis.unwrap_or(config.machine_template.vcpu_count * 1000)),
+        ("memory_mib", config.workload_limits.memory_mib.unwrap_or(config.machine_template.memsize_mib)),
+        ("max_instances", config.workload_limits.instances.unwrap_or(1)),
+        ("timeout_ms", config.workload_limits.timeout_ms.unwrap_or_else(|| millis(config.functions.timeout))),
+    ];
+    for ((name, asked), (_, cap)) in asked.named().into_iter().zip(caps) {
+        let Some(asked) = asked else { continue };
+        if asked == 0 {
+            let text = format!("Invalid deploy request: limits.{name} is 0, which nothing can run with");
+            return Err(Fault::new(Code::BadRequest, text));
+        }
+        if asked > cap {
+            let text = format!("Invalid deploy request: limits.{name} is {asked}, this node gives at most {cap}");
+            return Err(Fault::new(Code::LimitExceeded, text));
+        }
+    }
+    let of_functions = asked.max_instances.or(asked.timeout_ms);
+    if of_functions.is_some() && !kind.is_function() {
+        let text = "Invalid deploy request: limits.max_instances and limits.timeout_ms are for functions";
+        return Err(Fault::new(Code::BadRequest, text));
+    }
+    Ok(())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Spec {
+    /// The limits of this function's calls.
+    pub fn function_limits(&self, config: &Config) -> FunctionLimits {
+        let timeout = self.limits.timeout_ms.map_or(config.functions.timeout, Duration::from_millis);
+        FunctionLimits { timeout, ..config.functions }
+    }
+
+    /// Memory of one instance of this function, bytes.
+    pub fn function_memory(&self, config: &Config) -> u64 {
+        self.limits.memory_mib.unwrap_or(config.machine_template.memsize_mib) << 20
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::WorkloadCaps;
+
+    fn refusal(asked: WorkloadLimits, kind: WorkloadType, caps: WorkloadCaps) -> Option<Code> {
+        let config = Config { workload_limits: caps, ..Config::default() };
+        within_policy(&asked, kind, &config).err().map(|fault| fault.code)
+    }
+
+    #[test]
+    fn nobody_gets_more_than_the_policy_gives_which_is_the_default_unless_it_says_more() {
+        let asked = |memory_mib| WorkloadLimits { memory_mib: Some(memory_mib), ..WorkloadLimits::default() };
+        let more = WorkloadCaps { memory_mib: Some(1024), ..WorkloadCaps::default() };
+        assert_eq!(refusal(asked(256), WorkloadType::Wasm, WorkloadCaps::default()), None);
+        assert_eq!(refusal(asked(257), WorkloadType::Wasm, WorkloadCaps::default()), Some(Code::LimitExceeded));
+        assert_eq!(refusal(asked(257), WorkloadType::Wasm, more), None);
+        assert_eq!(refusal(asked(0), WorkloadType::Wasm, more), Some(Code::BadRequest));
+    }
+
+    #[test]
+    fn what_makes_no_sense_for_a_service_is_refused() {
+        let asked = WorkloadLimits { timeout_ms: Some(1), ..WorkloadLimits::default() };
+        assert_eq!(refusal(asked, WorkloadType::Native, WorkloadCaps::default()), Some(Code::BadRequest));
+        assert_eq!(refusal(asked, WorkloadType::V8, WorkloadCaps::default()), None);
+    }
+}
