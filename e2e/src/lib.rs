@@ -2,6 +2,7 @@
 //! subject; this is the ground they stand on.
 
 mod operator;
+mod user;
 mod web;
 
 use std::time::Duration;
@@ -21,6 +22,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 pub use operator::Operator;
+pub use user::User;
 pub use web::web_server;
 
 /// Bucket that test artifacts are put into.

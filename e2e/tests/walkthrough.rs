@@ -4,64 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use anyhow::{Context, Result};
-use nex_e2e::{body, eventually};
-use nex_testkit::{Binaries, NatsServer, Process, examples, forget_user};
+use nex_e2e::{User, body, eventually};
+use nex_testkit::{NatsServer, examples};
 use serde_json::Value;
-
-/// Somebody at a terminal, with a home of his own.
-struct User {
-    home: tempfile::TempDir,
-    url: String,
-}
-
-impl User {
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(Binaries::nex().unwrap());
-        forget_user(&mut command);
-        command.args(arguments).current_dir(self.home.path());
-        command.env("HOME", self.home.path()).env("NATS_URL", &self.url);
-        command
-    }
-
-    async fn nex(&self, arguments: &[&str]) -> Output {
-        let mut command = self.command(arguments);
-        tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
-    }
-
-    /// What a command that succeeds prints.
-    async fn prints(&self, arguments: &[&str]) -> String {
-        let output = self.nex(arguments).await;
-        let (out, err) =
-            (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr).into_owned());
-        assert!(output.status.success(), "nex {arguments:?}: {err}");
-        out
-    }
-
-    async fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.prints(arguments).await).unwrap()
-    }
-
-    /// The one line that a command which fails says.
-    async fn complains(&self, arguments: &[&str]) -> String {
-        let output = self.nex(arguments).await;
-        let err = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success(), "nex {arguments:?}");
-        assert_eq!(err.lines().count(), 1, "{err}");
-        err
-    }
-
-    async fn node_up(&self, arguments: &[&str]) -> Result<Process> {
-        let command = self.command(&[&["node", "up", "--no-sandbox"], arguments].concat());
-        Process::spawn("nex node up", command).await
-    }
-}
-
-fn user(url: String) -> Result<User> {
-    Ok(User { home: tempfile::tempdir()?, url })
-}
 
 fn text(path: PathBuf) -> String {
     path.to_string_lossy().into_owned()
@@ -71,7 +18,7 @@ fn text(path: PathBuf) -> String {
 async fn every_step_of_the_getting_started_guide_works() -> Result<()> {
     let server = NatsServer::start().await?;
     let nats = server.client().await?;
-    let user = user(server.url())?;
+    let user = User::at(server.url())?;
     // Relative on purpose: it is the user's working directory that counts.
     let state = "state".to_owned();
 
@@ -197,7 +144,7 @@ fn private_key(path: &Path) {
 #[tokio::test]
 async fn the_production_form_runs_what_lies_in_an_object_store() -> Result<()> {
     let world = nex_e2e::World::start().await?;
-    let user = user(world.server.url())?;
+    let user = User::at(world.server.url())?;
     world.put("prod", b"() => env.greeting + '!'").await?;
     let (issuer, xkey) = (text(user.home.path().join("issuer.nk")), text(user.home.path().join("publisher.xk")));
     nex_identity::Issuer::load_or_create(issuer.as_ref())?;
@@ -241,7 +188,7 @@ async fn the_production_form_runs_what_lies_in_an_object_store() -> Result<()> {
 #[tokio::test]
 async fn a_node_brings_its_own_nats_where_there_is_none() -> Result<()> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let user = user(format!("nats://127.0.0.1:{port}"))?;
+    let user = User::at(format!("nats://127.0.0.1:{port}"))?;
     let config = user.home.path().join("config.json");
     std::fs::write(&config, format!(r#"{{"public_nats_server": {{"port": {port}, "jetstream": true}}}}"#))?;
     let state = text(user.home.path().join("state"));
@@ -272,7 +219,7 @@ async fn a_node_brings_its_own_nats_where_there_is_none() -> Result<()> {
 
 #[tokio::test]
 async fn a_configuration_is_checked_whole_and_starts_nothing() -> Result<()> {
-    let user = user("nats://127.0.0.1:1".to_owned())?;
+    let user = User::at("nats://127.0.0.1:1".to_owned())?;
     let config = text(user.home.path().join("bad.json"));
     std::fs::write(&config, r#"{"machine_pool_size":0,"tags":7,"no_sandbx":true}"#)?;
     let output = user.nex(&["node", "check", "--config", &config]).await;

@@ -16,8 +16,9 @@ use nex_protocol::{Namespace, subject};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::connection::{ConnectError, Settings};
+use crate::connection::{ConnectError, Denied, Settings};
 use crate::error::ClientError;
+use crate::feed::{Feed, Reach};
 use crate::scatter::scatter;
 
 /// Least time a deploy is given: the node may have to fetch the artifact and compile it first, and gives up by itself a
@@ -34,12 +35,13 @@ pub struct Client {
     namespace: Namespace,
     timeout: Duration,
     server: String,
+    denied: Denied,
 }
 
 impl Client {
     /// A client on an existing connection.
     pub fn new(nats: async_nats::Client, namespace: Namespace, timeout: Duration) -> Self {
-        Self { nats, namespace, timeout, server: "this NATS server".to_owned() }
+        Self { nats, namespace, timeout, server: "this NATS server".to_owned(), denied: Denied::default() }
     }
 
     /// Connects, and is a client on that connection whose errors name the server.
@@ -47,8 +49,8 @@ impl Client {
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect(settings: &Settings, namespace: Namespace) -> Result<Self, ConnectError> {
-        let nats = settings.connect().await?;
-        Ok(Self { server: settings.shown_servers(), ..Self::new(nats, namespace, settings.timeout) })
+        let (nats, denied) = settings.connect_noting().await?;
+        Ok(Self { server: settings.shown_servers(), denied, ..Self::new(nats, namespace, settings.timeout) })
     }
 
     /// The connection.
@@ -64,6 +66,15 @@ impl Client {
     /// The servers for messages, without user and password.
     pub fn server(&self) -> &str {
         &self.server
+    }
+
+    /// Messages on these subjects, which may have wildcards and must not overlap; from a stream of this JetStream domain
+    /// when the past is wanted. Returns when the server has the subscriptions.
+    ///
+    /// # Errors
+    /// [`ClientError::NotStored`] when the past is wanted and no stream keeps it; [`ClientError::Transport`].
+    pub async fn feed(&self, domain: Option<&str>, subjects: Vec<String>, reach: Reach) -> Result<Feed, ClientError> {
+        Feed::open(&self.nats, &self.denied, domain, subjects, reach).await
     }
 
     /// Everybody who is there. Ends when answers stop coming, not at the timeout.

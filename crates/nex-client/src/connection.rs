@@ -99,10 +99,24 @@ impl Settings {
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect(&self) -> Result<Client, ConnectError> {
-        self.connect_with(|options| {
-            options.event_callback(|event| async move { tracing::debug!(%event, "NATS connection") })
-        })
-        .await
+        self.connect_noting().await.map(|(client, _)| client)
+    }
+
+    /// Connects as [`Settings::connect`] does, and keeps what the server denies.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect_noting(&self) -> Result<(Client, Denied), ConnectError> {
+        let denied = Denied::default();
+        let noted = denied.clone();
+        let client = self.connect_with(|options| {
+            options.event_callback(move |event| {
+                tracing::debug!(%event, "NATS connection");
+                noted.note(&event);
+                std::future::ready(())
+            })
+        });
+        Ok((client.await?, denied))
     }
 
     /// Connects as [`Settings::connect`] does; after that, losing and finding the server again is logged. For

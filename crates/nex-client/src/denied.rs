@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::{Event, ServerError};
+use tokio::sync::watch;
 
 /// Errors kept; older ones go.
 const KEPT: usize = 256;
@@ -16,6 +17,8 @@ const KEPT: usize = 256;
 #[derive(Debug, Clone, Default)]
 pub struct Denied {
     texts: Arc<Mutex<VecDeque<String>>>,
+    /// How many there were, to wait for the next.
+    count: watch::Sender<u64>,
 }
 
 impl Denied {
@@ -34,6 +37,8 @@ impl Denied {
             texts.pop_front();
         }
         texts.push_back(text);
+        drop(texts);
+        self.count.send_modify(|count| *count += 1);
     }
 
     /// Takes the denial of a subscription to this subject, if there was one.
@@ -42,6 +47,22 @@ impl Denied {
         let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
         let found = texts.iter().position(|text| text.to_ascii_lowercase().contains(&wanted))?;
         texts.remove(found)
+    }
+
+    /// Waits until a subscription to one of these subjects is denied; tells which, and the server's text.
+    pub(crate) async fn one_of(&self, subjects: &[String]) -> (String, String) {
+        let mut count = self.count.subscribe();
+        loop {
+            for subject in subjects {
+                if let Some(text) = self.subscription(subject) {
+                    return (subject.clone(), text);
+                }
+            }
+            // The sender is ours: it is there as long as we are.
+            if count.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 
@@ -56,5 +77,15 @@ mod tests {
         assert!(denied.subscription("a").is_none());
         assert!(denied.subscription("a.b").is_some());
         assert!(denied.subscription("a.b").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_denial_that_comes_later_is_waited_for() {
+        let denied = Denied::default();
+        let (waiting, subjects) = (denied.clone(), ["a.>".to_owned(), "b.>".to_owned()]);
+        let waiter = tokio::spawn(async move { waiting.one_of(&subjects).await.0 });
+        denied.keep("Permissions Violation for Subscription to \"c\"".to_owned());
+        denied.keep("Permissions Violation for Subscription to \"b.>\"".to_owned());
+        assert_eq!(waiter.await.unwrap(), "b.>");
     }
 }

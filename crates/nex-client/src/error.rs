@@ -71,6 +71,14 @@ pub enum ClientError {
         /// What the server says.
         reason: String,
     },
+    /// The server does not let this user subscribe.
+    #[error("this user may not subscribe to {subject}: have it permitted, or choose another --namespace ({reason})")]
+    Denied {
+        /// The subject.
+        subject: String,
+        /// What the server says.
+        reason: String,
+    },
     /// NATS failed under us.
     #[error("NATS failed: cannot {doing}: {reason}")]
     Transport {

@@ -12,8 +12,10 @@ use async_nats::jetstream::{self, consumer};
 use async_nats::{Client, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::stream::SelectAll;
 use time::OffsetDateTime;
 
+use crate::denied::Denied;
 use crate::error::ClientError;
 
 /// From when, and until when.
@@ -38,11 +40,15 @@ pub struct Item {
     pub body: Bytes,
 }
 
-/// Messages of one subject.
+/// Messages of some subjects.
 pub struct Feed(Source);
 
 enum Source {
-    Live(Subscriber),
+    Live {
+        messages: SelectAll<Subscriber>,
+        subjects: Vec<String>,
+        denied: Denied,
+    },
     Stored {
         messages: Box<Ordered>,
         follow: bool,
@@ -58,34 +64,51 @@ impl std::fmt::Debug for Feed {
 }
 
 impl Feed {
-    /// Opens a feed on a subject, which may have wildcards. Returns when the server has the subscription.
-    ///
-    /// # Errors
-    /// [`ClientError::NotStored`] when the past is wanted and no stream keeps it; [`ClientError::Transport`].
-    pub async fn open(nats: &Client, domain: Option<&str>, subject: &str, reach: Reach) -> Result<Self, ClientError> {
-        let (since, follow) = match reach {
-            Reach::Live => {
-                let failed = |error: &dyn std::fmt::Display| ClientError::transport("subscribe", error);
-                let live = nats.subscribe(subject.to_owned()).await.map_err(|error| failed(&error))?;
-                nats.flush().await.map_err(|error| failed(&error))?;
-                return Ok(Self(Source::Live(live)));
-            }
-            Reach::Past(since) => (since, false),
-            Reach::PastAndLive(since) => (since, true),
-        };
+    pub(crate) async fn open(
+        nats: &Client,
+        denied: &Denied,
+        domain: Option<&str>,
+        subjects: Vec<String>,
+        reach: Reach,
+    ) -> Result<Self, ClientError> {
+        match reach {
+            Reach::Live => Self::live(nats, denied, subjects).await,
+            Reach::Past(since) => Self::stored(nats, domain, subjects, since, false).await,
+            Reach::PastAndLive(since) => Self::stored(nats, domain, subjects, since, true).await,
+        }
+    }
+
+    async fn live(nats: &Client, denied: &Denied, subjects: Vec<String>) -> Result<Self, ClientError> {
+        let failed = |error: &dyn std::fmt::Display| ClientError::transport("subscribe", error);
+        let mut messages = SelectAll::new();
+        for subject in &subjects {
+            messages.push(nats.subscribe(subject.clone()).await.map_err(|error| failed(&error))?);
+        }
+        nats.flush().await.map_err(|error| failed(&error))?;
+        Ok(Self(Source::Live { messages, subjects, denied: denied.clone() }))
+    }
+
+    async fn stored(
+        nats: &Client,
+        domain: Option<&str>,
+        subjects: Vec<String>,
+        since: Duration,
+        follow: bool,
+    ) -> Result<Self, ClientError> {
         let context = match domain {
             Some(domain) => jetstream::with_domain(nats.clone(), domain),
             None => jetstream::new(nats.clone()),
         };
+        let named = subjects.first().cloned().unwrap_or_default();
         let not_stored = |error: &dyn std::fmt::Display| ClientError::NotStored {
-            subject: subject.to_owned(),
+            subject: named.clone(),
             reason: error.to_string(),
         };
-        let stream = context.stream_by_subject(subject).await.map_err(|error| not_stored(&error))?;
+        let stream = context.stream_by_subject(named.as_str()).await.map_err(|error| not_stored(&error))?;
         let stream = context.get_stream(&stream).await.map_err(|error| not_stored(&error))?;
         let start_time = OffsetDateTime::from(SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH));
         let config = OrderedConfig {
-            filter_subject: subject.to_owned(),
+            filter_subjects: subjects,
             deliver_policy: DeliverPolicy::ByStartTime { start_time },
             ..OrderedConfig::default()
         };
@@ -100,14 +123,18 @@ impl Feed {
     /// The next message; none when the past is over and no more is wanted, or the connection is closed.
     ///
     /// # Errors
-    /// [`ClientError::Transport`].
+    /// [`ClientError::Denied`] for each subject that this user may not read: the others go on. [`ClientError::Transport`].
     pub async fn next(&mut self) -> Result<Option<Item>, ClientError> {
         match &mut self.0 {
-            Source::Live(live) => Ok(live.next().await.map(|message| Item {
-                subject: message.subject.to_string(),
-                time: OffsetDateTime::now_utc(),
-                body: message.payload,
-            })),
+            Source::Live { messages, subjects, denied } => tokio::select! {
+                biased;
+                (subject, reason) = denied.one_of(subjects) => Err(ClientError::Denied { subject, reason }),
+                message = messages.next() => Ok(message.map(|message| Item {
+                    subject: message.subject.to_string(),
+                    time: OffsetDateTime::now_utc(),
+                    body: message.payload,
+                })),
+            },
             Source::Stored { follow: false, ended: true, .. } => Ok(None),
             Source::Stored { messages, ended, .. } => {
                 let failed = |error: &dyn std::fmt::Display| ClientError::transport("read the stream", error);

@@ -4,8 +4,10 @@
 
 mod connection;
 mod duration;
+mod limits;
 mod logging;
 mod node;
+mod observe;
 mod workload;
 
 use clap::{Args, Parser, Subcommand};
@@ -15,6 +17,7 @@ use nex_protocol::Namespace;
 pub(crate) use connection::ConnectionArgs;
 pub(crate) use logging::{Level, Logger, LoggingArgs, TimeFormat};
 pub(crate) use node::{CheckArgs, InfoArgs, LsArgs, NatsSource, NodeCommand, NodeOverrides, UpArgs};
+pub(crate) use observe::{EventsArgs, FeedArgs, LameDuckArgs, LogsArgs, ProbeArgs, WorkloadCommand, WorkloadLsArgs};
 pub(crate) use workload::{DevrunArgs, RunArgs, StopArgs, WorkloadArgs};
 
 /// `nex` and everything after it.
@@ -72,6 +75,15 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Stop a workload
     Stop(StopArgs),
+    /// List workloads
+    #[command(alias = "workloads", subcommand)]
+    Workload(WorkloadCommand),
+    /// Show the output of workloads as it comes
+    Logs(LogsArgs),
+    /// Show what happens on nodes and to workloads
+    Events(EventsArgs),
+    /// Have a node take no new work and leave
+    Lameduck(LameDuckArgs),
     /// Print the version
     Version {
         /// Print JSON
@@ -138,6 +150,12 @@ mod tests {
             "nex run nats://b/k N --issuer i --xkey x --name n.n",
             "nex node up --tags nex",
             "nex stop N",
+            "nex run nats://b/k N --issuer i --xkey x --name n --cpu none",
+            "nex logs --level loud",
+            "nex events --type *",
+            "nex node probe --workload a.b",
+            "nex logs --count 0",
+            "nex lameduck N --delay 0s",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::observe::{LameDuckArgs, ProbeArgs};
 use super::workload::key_value;
 
 /// `nex node …`
@@ -17,6 +18,11 @@ pub(crate) enum NodeCommand {
     Ls(LsArgs),
     /// Show one node and the workloads of the namespace on it
     Info(InfoArgs),
+    /// List the workloads of the namespace, and the nodes they are on
+    Probe(ProbeArgs),
+    /// Have a node take no new work and leave
+    #[command(hide = true)]
+    Lameduck(LameDuckArgs),
     /// Check a configuration file and start nothing
     Check(CheckArgs),
 }

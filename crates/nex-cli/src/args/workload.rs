@@ -7,6 +7,8 @@ use nex_client::Secret;
 use nex_protocol::subject::TriggerSubject;
 use nex_protocol::{Location, WorkloadName, WorkloadType};
 
+use super::limits::LimitArgs;
+
 /// What `run` and `devrun` both say of a workload.
 #[derive(Debug, Args)]
 pub(crate) struct WorkloadArgs {
@@ -19,6 +21,8 @@ pub(crate) struct WorkloadArgs {
     /// Subject that triggers the function, wildcards allowed; may be repeated
     #[arg(long = "trigger_subject", alias = "trigger-subject", value_name = "SUBJECT")]
     pub(crate) trigger_subjects: Vec<TriggerSubject>,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     #[command(flatten)]
     pub(crate) host_services: HostServicesArgs,
 }

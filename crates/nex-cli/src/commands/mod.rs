@@ -1,6 +1,10 @@
 //! What the commands do, one module each.
 
 mod devrun;
+mod events;
+mod feed;
+mod lameduck;
+mod logs;
 mod node_check;
 mod node_info;
 mod node_ls;
@@ -12,6 +16,7 @@ mod session;
 mod stop;
 mod version;
 mod workload;
+mod workload_ls;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -19,7 +24,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 
-use crate::args::{Cli, Command, NodeCommand};
+use crate::args::{Cli, Command, NodeCommand, WorkloadCommand};
 use crate::failure;
 use crate::logging::{self, Audience};
 
@@ -43,6 +48,13 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Node(NodeCommand::Check(args)) => node_check::run(&args),
         Command::Node(NodeCommand::Ls(args)) => client_command(node_ls::run(&global, &args)),
         Command::Node(NodeCommand::Info(args)) => client_command(node_info::run(&global, &args)),
+        Command::Node(NodeCommand::Probe(args)) => client_command(workload_ls::probe(&global, &args)),
+        Command::Workload(WorkloadCommand::Ls(args)) => client_command(workload_ls::list(&global, &args)),
+        Command::Node(NodeCommand::Lameduck(args)) | Command::Lameduck(args) => {
+            client_command(lameduck::run(&global, &args))
+        }
+        Command::Logs(args) => client_command(logs::run(&global, &args)),
+        Command::Events(args) => client_command(events::run(&global, &args)),
         Command::Devrun(args) => client_command(devrun::run(&global, &args)),
         Command::Run(args) => client_command(run::run(&global, &args)),
         Command::Stop(args) => client_command(stop::run(&global, &args)),

@@ -24,6 +24,7 @@ pub(super) fn describe(
         deployment.argv.extend(words::split(text)?);
     }
     deployment.essential = args.essential;
+    deployment.limits = args.limits.limits();
     deployment.trigger_subjects.clone_from(&args.trigger_subjects);
     deployment.jsdomain = jsdomain.unwrap_or_default().to_owned();
     deployment.wants_host_services = args.host_services.wanted;
@@ -48,6 +49,9 @@ pub(super) fn check(workload_type: WorkloadType, args: &WorkloadArgs) -> Result<
     }
     if !workload_type.is_function() && !args.trigger_subjects.is_empty() {
         bail!("--trigger_subject is for functions (v8, wasm); a service subscribes by itself");
+    }
+    if !workload_type.is_function() && args.limits.of_functions() {
+        bail!("--max_instances and --call_timeout are for functions (v8, wasm); a service runs once, until it ends");
     }
     Ok(())
 }

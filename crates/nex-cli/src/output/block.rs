@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use super::shown;
+
 enum Item {
     Heading(String),
     Value(String, String),
@@ -46,17 +48,12 @@ impl Block {
             // Writing to a string cannot fail.
             let _ = match item {
                 Item::Heading(heading) => writeln!(text, "{heading}"),
-                Item::Value(label, value) => writeln!(text, "{label:>width$}: {}", single_line(value)),
+                Item::Value(label, value) => writeln!(text, "{label:>width$}: {}", shown(value)),
                 Item::Gap => writeln!(text),
             };
         }
         text.trim_end().to_owned()
     }
-}
-
-/// What a node sends is shown, not obeyed: no line ends, no terminal control sequences.
-fn single_line(value: &str) -> String {
-    value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -28,6 +28,11 @@ pub(crate) fn emoji(symbol: &str) -> String {
     if to_terminal() { format!("{symbol} ") } else { String::new() }
 }
 
+/// What somebody else sent, to be shown and not obeyed: no line ends, no control sequences for terminals.
+pub(crate) fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// Prints a text and a line end.
 pub(crate) fn line(text: impl AsRef<str>) -> Result<()> {
     let mut out = std::io::stdout().lock();

@@ -3,6 +3,8 @@
 use comfy_table::presets::{NOTHING, UTF8_FULL_CONDENSED};
 use comfy_table::{CellAlignment, LineStyle};
 
+use super::shown;
+
 /// Rows under a header.
 pub(crate) struct Table {
     title: &'static str,
@@ -19,7 +21,7 @@ impl Table {
 
     /// Adds a row.
     pub(crate) fn row(&mut self, cells: Vec<String>) {
-        self.rows.add_row(cells);
+        self.rows.add_row(cells.iter().map(|cell| shown(cell)));
     }
 
     /// The last column holds numbers.

@@ -1,0 +1,248 @@
+//! What operators see and order: workloads across nodes, logs, events, lame duck mode, the node as a micro service. By
+//! the command line where it has a command for it.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use async_nats::jetstream;
+use nex_client::lame_duck_request;
+use nex_e2e::{PATIENCE, User, World, eventually, round_trip};
+use nex_identity::Issuer;
+use nex_protocol::control::deploy::RunResponse;
+use nex_protocol::envelope::{self, EnvelopeError, kind};
+use nex_protocol::{Code, WorkloadType};
+use nex_testkit::NexNode;
+use serde_json::{Value, json};
+
+/// A service that writes a line to each of its outputs ten times a second, for as long as it runs.
+const TALKS: &str = "while :; do echo out; echo err >&2; sleep 0.1; done";
+
+#[tokio::test]
+async fn workloads_are_found_on_all_nodes_by_namespace_id_and_name() -> Result<()> {
+    let world = World::start().await?;
+    let idle = NexNode::start(&world.server).await?;
+    let one = world.function("Greeter", WorkloadType::V8, b"() => 'hi'", "greet").await?;
+    world.shell_service("talker", TALKS, true).await?;
+    let user = User::at(world.server.url())?;
+
+    let nodes = user.json(&["node", "probe", "--json"]).await;
+    assert_eq!(nodes.as_array().map(Vec::len), Some(1), "a node without such workloads is silent: {nodes}");
+    assert_eq!(nodes[0]["node_id"], world.node.id());
+    assert_ne!(world.node.id(), idle.id());
+    for (asked, found) in [("greeter", 1), (one.id.as_str(), 1), ("GREETER", 1), ("nobody", 0)] {
+        let nodes = user.json(&["node", "probe", "--workload", asked, "--json"]).await;
+        let machines = nodes[0]["running_machines"].as_array().map_or(0, Vec::len);
+        assert_eq!(machines, found, "{asked}: {nodes}");
+    }
+    let table = user.prints(&["node", "probe"]).await;
+    assert!(table.contains("Node Name") && table.contains(&one.id) && table.contains("default"), "{table}");
+    assert_eq!(user.prints(&["node", "probe", "--workload", "nobody"]).await.trim(), "No workloads matched");
+
+    let listed = user.json(&["workload", "ls", "--json"]).await;
+    let names: Vec<&str> = listed.as_array().unwrap().iter().map(|found| found["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["Greeter", "talker"]);
+    assert_eq!((&listed[1]["state"], &listed[1]["restarts"]), (&json!("running"), &json!(0)));
+    let table = user.prints(&["workload", "ls"]).await;
+    assert!(table.contains("Restarts") && table.contains("talker"), "{table}");
+    let other = user.prints(&["workload", "ls", "--namespace", "other"]).await;
+    assert_eq!(other.trim(), "No workloads in namespace other");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wping_for_nothing_here_is_met_with_silence_and_a_wrong_one_with_its_error() -> Result<()> {
+    let world = World::start().await?;
+    world.function("f", WorkloadType::V8, b"() => 1", "f").await?;
+    for subject in ["$NEX.WPING.other", "$NEX.WPING.other.f", "$NEX.WPING.default.g"] {
+        let request = async_nats::Request::new().timeout(Some(Duration::from_millis(300)));
+        assert!(world.nats.send_request(subject, request).await.is_err(), "{subject}");
+    }
+    for subject in ["$NEX.WPING.default.f.x", "$NEX.WPING.b%d"] {
+        let reply = world.call(subject, "").await?;
+        let refused = envelope::open::<Value>(kind::PING, &reply.payload).unwrap_err();
+        let EnvelopeError::Refused { code, .. } = refused else { panic!("{refused}") };
+        assert_eq!(code, Some(Code::InvalidSubject), "{subject}");
+    }
+    let reply = world.call("$NEX.WPING.default.f", "").await?;
+    let data: Value = envelope::open(kind::PING, &reply.payload)?;
+    assert_eq!(data["running_machines"][0]["name"], "f");
+    Ok(())
+}
+
+#[tokio::test]
+async fn logs_are_shown_by_level_node_and_workload() -> Result<()> {
+    let world = World::start().await?;
+    let talker = world.shell_service("talker", TALKS, true).await?;
+    world.shell_service("other", "while :; do echo other; sleep 0.1; done", true).await?;
+    let user = User::at(world.server.url())?;
+
+    let name = ["logs", "--workload_name", "talker", "--count", "4", "--json"];
+    let lines = json_lines(&user.prints(&name).await);
+    assert_eq!(lines.len(), 4);
+    for line in &lines {
+        let (text, level) = (line["text"].as_str().unwrap(), line["level"].as_str().unwrap());
+        assert!([("out", "INFO"), ("err", "WARN")].contains(&(text, level)), "{line}");
+        assert_eq!(
+            (line["workload_id"].as_str(), line["node_id"].as_str()),
+            (Some(&*talker.id), Some(world.node.id()))
+        );
+    }
+    let severe = user.prints(&["logs", "--level", "warn", "--count", "2", "--node", world.node.name()]).await;
+    assert!(severe.lines().all(|line| line.ends_with("WARN  talker  err")), "{severe}");
+    let by_id = user.prints(&["logs", "--workload_id", &talker.id, "--count", "2"]).await;
+    assert!(!by_id.contains("other"), "{by_id}");
+    assert!(user.complains(&["logs", "--since", "1h"]).await.contains("nats stream add"), "nothing is kept here");
+    assert!(user.complains(&["logs", "--node", "nobody"]).await.contains("nex node ls"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_stream_keeps_can_be_read_later_and_followed() -> Result<()> {
+    let world = World::start().await?;
+    let kept = jetstream::stream::Config {
+        name: "NEX".into(),
+        subjects: vec!["$NEX.events.>".into(), "$NEX.logs.>".into()],
+        ..Default::default()
+    };
+    let stream = jetstream::new(world.nats.clone()).create_stream(kept).await?;
+    let talker = world.shell_service("talker", "echo first; echo second; sleep 300", false).await?;
+    eventually("the lines are kept", || async {
+        stream
+            .get_last_raw_message_by_subject(&log_subject(&world, &talker))
+            .await
+            .is_ok_and(|message| String::from_utf8_lossy(&message.payload).contains("second"))
+    })
+    .await?;
+    let user = User::at(world.server.url())?;
+
+    let lines = user.prints(&["logs", "--since", "1h"]).await;
+    assert_eq!(lines.lines().filter(|line| line.contains("talker")).count(), 2, "{lines}");
+    assert!(lines.find("first") < lines.find("second"), "{lines}");
+    let events = user.prints(&["events", "--since", "1h", "--type", "workload_deployed"]).await;
+    assert!(events.contains("workload_name=talker") && events.lines().count() == 1, "{events}");
+
+    let follows = user.starts(&["events", "--since", "1h", "--follow", "--type", "workload_undeployed"]).await?;
+    world.stop(&talker).await?;
+    let seen = follows.log().find(|line| line.contains("workload_name=talker").then_some(()));
+    tokio::time::timeout(PATIENCE, seen).await?.context("the end of the service is shown")?;
+    follows.kill().await?;
+    Ok(())
+}
+
+fn log_subject(world: &World, workload: &RunResponse) -> String {
+    format!("$NEX.logs.default.{}.{}.{}", world.node.id(), workload.id, workload.name)
+}
+
+#[tokio::test]
+async fn events_are_shown_as_they_come_and_as_they_are() -> Result<()> {
+    let world = World::start().await?;
+    world.function("f", WorkloadType::V8, b"() => 'x'", "f").await?;
+    let user = User::at(world.server.url())?;
+    let mut command = user.command(&["events", "--type", "function_exec_succeeded", "--count", "1", "--json"]);
+    let mut output = tokio::task::spawn_blocking(move || command.output());
+    // When the command listens is not told: the function is called until it has seen a call.
+    let output = loop {
+        world.call("f", "").await?;
+        if let Ok(output) = tokio::time::timeout(Duration::from_millis(50), &mut output).await {
+            break output??;
+        }
+    };
+    let event: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!((&event["specversion"], &event["type"]), (&json!("1.0"), &json!("function_exec_succeeded")));
+    assert_eq!((&event["data"]["workload_name"], &event["source"]), (&json!("f"), &json!(world.node.id())));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lame_duck_takes_no_work_lets_its_own_go_on_and_leaves() -> Result<()> {
+    let world = World::start().await?;
+    let service = world.shell_service("talker", TALKS, true).await?;
+    let mut events = world.events().await?;
+    let user = User::at(world.server.url())?;
+    let said = user.prints(&["lameduck", world.node.id(), "--delay", "2s"]).await;
+    assert!(said.starts_with(&format!("Command to enter lame duck mode issued to {}", world.node.id())), "{said}");
+
+    let entered = events.next("node_entered_lameduck").await?;
+    assert_eq!((&entered["id"], &entered["leaves_in_ms"]), (&json!(world.node.id()), &json!(2000)));
+    let listed = user.prints(&["node", "ls"]).await;
+    assert!(listed.contains(&format!("{}*", world.node.id())), "{listed}");
+    let refused = world.function("f", WorkloadType::V8, b"() => 1", "f").await.unwrap_err();
+    assert!(refused.to_string().contains("lame duck"), "{refused}");
+    let workload = user.json(&["workload", "ls", "--json"]).await;
+    assert_eq!((&workload[0]["id"], &workload[0]["state"]), (&json!(service.id), &json!("running")));
+
+    let ended = events.next("workload_undeployed").await?;
+    assert_eq!(ended["workload_id"], service.id);
+    let stopped = events.next("node_stopped").await?;
+    assert_eq!(stopped, json!({"id": world.node.id(), "graceful": true}));
+    let status = tokio::time::timeout(PATIENCE, world.node.process().wait()).await??;
+    assert_eq!(status.code(), Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_with_trusted_issuers_leaves_for_nobody_else() -> Result<()> {
+    let trusted = Issuer::generate();
+    let world = World::with(json!({"valid_issuers": [trusted.public_key()]})).await?;
+    let (node, long) = (world.node.id(), Some(Duration::from_secs(3600)));
+    let order = async |request| world.client.lame_duck(&request, node).await;
+
+    let unsigned = lame_duck_request(None, node, long)?;
+    let stranger = lame_duck_request(Some(&Issuer::generate()), node, long)?;
+    let for_another = lame_duck_request(Some(&trusted), "NOTHER", long)?;
+    for (request, reason) in
+        [(unsigned, "signed orders only"), (stranger, "not one this node trusts"), (for_another, "another node")]
+    {
+        let refused = order(request).await.unwrap_err();
+        assert_eq!(refused.code(), Some(Code::LameDuckRefused), "{refused}");
+        assert!(refused.to_string().contains(reason), "{refused}");
+    }
+    assert!(!world.info().await?.tags.contains_key("nex.lameduck"), "nothing has happened so far");
+
+    let signed = lame_duck_request(Some(&trusted), node, long)?;
+    assert!(order(signed.clone()).await?.success);
+    let again = order(signed).await.unwrap_err();
+    assert_eq!(again.code(), Some(Code::ClaimUsed), "{again}");
+    assert_eq!(world.info().await?.tags.get("nex.lameduck").map(String::as_str), Some("true"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_is_a_micro_service_that_counts_its_requests() -> Result<()> {
+    let world = World::start().await?;
+    let (ping, info) = (micro(&world, "$SRV.PING").await?, micro(&world, "$SRV.INFO.nex").await?);
+    assert_eq!((&ping["type"], &ping["name"]), (&json!("io.nats.micro.v1.ping_response"), &json!("nex")));
+    assert_eq!((&ping["id"], &info["id"]), (&json!(world.node.id()), &json!(world.node.id())));
+    let subjects: Vec<&str> =
+        info["endpoints"].as_array().unwrap().iter().map(|e| e["subject"].as_str().unwrap()).collect();
+    for subject in ["$NEX.PING", "$NEX.AUCTION", &format!("$NEX.DEPLOY.*.{}", world.node.id())] {
+        assert!(subjects.contains(&subject), "{subject} in {subjects:?}");
+    }
+    // A request that is refused, and one that is not.
+    world.client.stop(&Default::default(), world.node.id()).await.unwrap_err();
+    world.info().await?;
+    let of_node = format!("$SRV.STATS.nex.{}", world.node.id());
+    let counted = async |name: &str| -> Result<(u64, u64)> {
+        let stats = micro(&world, &of_node).await?;
+        let endpoint = stats["endpoints"].as_array().unwrap().iter().find(|e| e["name"] == name).context("endpoint")?;
+        Ok((endpoint["num_requests"].as_u64().unwrap(), endpoint["num_errors"].as_u64().unwrap()))
+    };
+    // Counted after it is answered.
+    eventually("both are counted", || async {
+        let (stop, info) = (counted("STOP").await.unwrap(), counted("INFO").await.unwrap());
+        stop == (1, 1) && info.0 >= 1 && info.1 == 0
+    })
+    .await?;
+    Ok(())
+}
+
+async fn micro(world: &World, subject: &str) -> Result<Value> {
+    round_trip(&world.nats).await?;
+    Ok(serde_json::from_slice(&world.call(subject, "").await?.payload)?)
+}
+
+fn json_lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
