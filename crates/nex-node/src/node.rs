@@ -128,6 +128,9 @@ impl Node {
             // The drain below ends what there is by then.
             () = &mut shutdown => return drain(&control, JoinSet::new(), pool_task, embedded, pid_file).await,
         }
+        // Before the first request: who repeats the deploy of a workload that is about to come back must not be first.
+        let records = shared.state.records::<Record>();
+        control.remember_claims(records.iter().map(|(_, record)| &record.spec));
         let mut serving = control.serve().await.map_err(|error| NodeError::Serve(error.to_string()))?;
         let xkey = shared.state.xkey().public_key();
         info!(xkey, "use this key as the recipient for encrypted run requests");
@@ -143,8 +146,7 @@ impl Node {
             tags: control.tags.clone(),
         };
         shared.publisher.node_event(&started);
-        restore(&shared);
-        control.remember_claims();
+        restore(&shared, records);
         start_configured(&control);
         serving.spawn(heartbeat(Arc::clone(&control)));
 
@@ -197,11 +199,11 @@ fn types(config: &Config, deno: bool) -> Vec<WorkloadType> {
 }
 
 /// Brings back what ran when the node ended.
-fn restore(shared: &Arc<Shared>) {
+fn restore(shared: &Arc<Shared>, records: Vec<(String, Record)>) {
     if !shared.config.restore_workloads {
         return;
     }
-    for (id, record) in shared.state.records::<Record>() {
+    for (id, record) in records {
         let name = record.spec.name.clone();
         match actor::restore(shared, id.clone(), record) {
             Ok(()) => info!(workload = %name, id, "bringing back a workload"),

@@ -30,6 +30,9 @@ pub trait Place: Send + 'static {
     /// What the system says; the place is of no use then.
     fn bound(&mut self, resources: &crate::Resources) -> std::io::Result<()>;
 
+    /// Whether something in the place was killed because all its memory was taken.
+    fn ran_out_of_memory(&self) -> bool;
+
     /// Ends everything in the place, waits until it is gone and removes what was made for it.
     fn destroy(self: Box<Self>) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 }

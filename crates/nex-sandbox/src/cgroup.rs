@@ -161,6 +161,19 @@ pub struct Cgroup {
     folders: Vec<PathBuf>,
 }
 
+impl Cgroup {
+    /// Whether the kernel has killed something in the group for want of memory.
+    pub fn ran_out_of_memory(&self) -> bool {
+        // Version 2, then version 1: lines of a name and a number.
+        self.folders.iter().any(|folder| {
+            ["memory.events", "memory.oom_control"].iter().any(|file| {
+                let text = fs::read_to_string(folder.join(file)).unwrap_or_default();
+                text.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0"))
+            })
+        })
+    }
+}
+
 impl Drop for Cgroup {
     fn drop(&mut self) {
         for folder in &self.folders {
@@ -219,6 +232,9 @@ mod tests {
         let read = |name: &str| fs::read_to_string(own.join(name)).unwrap();
         assert_eq!(read("cpu.max"), "25000 100000");
         assert_eq!((read("memory.max"), read("cgroup.procs")), ("67108864".into(), "7".into()));
+        assert!(!group.ran_out_of_memory());
+        fs::write(own.join("memory.events"), "low 0\noom 1\noom_kill 1\n").unwrap();
+        assert!(group.ran_out_of_memory());
         drop(group);
     }
 

@@ -63,6 +63,10 @@ impl Place for MemoryPlace {
         Ok(())
     }
 
+    fn ran_out_of_memory(&self) -> bool {
+        false
+    }
+
     fn destroy(self: Box<Self>) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move { drop(self) })
     }

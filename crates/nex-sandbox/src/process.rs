@@ -225,6 +225,10 @@ impl Place for ProcessPlace {
         Ok(())
     }
 
+    fn ran_out_of_memory(&self) -> bool {
+        self.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory)
+    }
+
     fn destroy(mut self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             // The link is closed by now or closes with this; an agent that behaves ends its workload in order.

@@ -119,11 +119,18 @@ async fn supervise(group: &mut Group, node: &Sender<ToNode>, inbox: &mut Inbox) 
     }
 }
 
+/// The name of a signal as everybody writes it: `SIGKILL`.
+fn name(signal: Signal) -> String {
+    let debug = format!("{signal:?}");
+    let name = debug.trim_matches('"');
+    format!("SIG{}", name.strip_prefix("Signal::").unwrap_or(name).to_ascii_uppercase())
+}
+
 fn exit(status: ExitStatus) -> Exit {
     let message = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with status {code}"),
         (None, Some(signal)) => match Signal::from_named_raw(signal) {
-            Some(named) => format!("ended by signal {signal} ({named:?})"),
+            Some(named) => format!("ended by signal {signal} ({})", name(named)),
             None => format!("ended by signal {signal}"),
         },
         (None, None) => "ended".to_owned(),

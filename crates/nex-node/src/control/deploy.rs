@@ -72,6 +72,12 @@ impl Control {
         let location: Location = request
             .location
             .ok_or_else(|| Fault::new(Code::BadRequest, "Unable to deserialize deploy request: location is missing"))?;
+        if !self.shared.config.takes_artifacts_from(location.bucket(), &namespace) {
+            let bucket = location.bucket();
+            let text =
+                format!("Invalid deploy request: namespace {namespace} takes no artifacts from bucket '{bucket}'");
+            return Err(Fault::new(Code::ArtifactUnavailable, text));
+        }
         if request.essential && kind.is_function() {
             // As Go's agent says; it is harmless, for functions are always restarted.
             return Err(invalid(format!("essential flag is not supported for workload type: {kind}")));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
 use futures_util::stream::select_all;
-use nex_protocol::Fault;
+use nex_protocol::{Fault, subject};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -167,7 +167,8 @@ pub(super) async fn serve(control: &Arc<Control>, serving: &mut JoinSet<()>) {
 
 impl Control {
     async fn describe(&self, request: Message) {
-        let (Some(verb), Some(reply)) = (Verb::of(&request.subject), request.reply) else { return };
+        let reply = request.reply.filter(|reply| subject::may_be_answered_to(reply));
+        let (Some(verb), Some(reply)) = (Verb::of(&request.subject), reply) else { return };
         let body = match verb {
             Verb::Ping => {
                 serde_json::to_vec(&Ping { r#type: "io.nats.micro.v1.ping_response", identity: self.identity() })

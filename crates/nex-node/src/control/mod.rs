@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::workload::actor::Shared;
-use crate::workload::unix_now;
+use crate::workload::{Spec, unix_now};
 use authority::Authority;
 use micro::Endpoint;
 
@@ -109,13 +109,11 @@ impl Control {
         Self { shared, node_id, tags, types, started: Instant::now(), authority, endpoints }
     }
 
-    /// Remembers which claims the workloads that are there were deployed with: nobody deploys them again by repeating
-    /// one.
-    pub fn remember_claims(&self) {
-        for workload in self.shared.table.all() {
-            if let Some(claim) = &workload.spec.claim {
-                self.authority.remember(claim);
-            }
+    /// Remembers which claims the workloads of an earlier life were deployed with: nobody deploys them again by
+    /// repeating one.
+    pub fn remember_claims<'a>(&self, workloads: impl Iterator<Item = &'a Spec>) {
+        for claim in workloads.filter_map(|spec| spec.claim.as_ref()) {
+            self.authority.remember(claim);
         }
     }
 
@@ -157,6 +155,10 @@ impl Control {
             debug!(subject = %request.subject, "a control request without a reply subject is ignored");
             return None;
         };
+        if !subject::may_be_answered_to(&reply) {
+            warn!(subject = %request.subject, %reply, "a control request is ignored: nothing is answered there");
+            return None;
+        }
         match self.handle(command, &request).await {
             Ok(None) => None,
             Ok(Some(body)) => {
@@ -171,7 +173,7 @@ impl Control {
     async fn refuse(&self, command: Command, request: Message, fault: &Fault) -> Fault {
         let fault = Fault::new(fault.code, shortened(&fault.message));
         warn!(subject = %request.subject, code = fault.code.number(), %fault, "request refused");
-        let Some(reply) = request.reply else { return fault };
+        let Some(reply) = request.reply.filter(|reply| subject::may_be_answered_to(reply)) else { return fault };
         let body = envelope::failure(command.kind(), &fault);
         if let Err(error) = self.shared.nats.client.publish(reply, body.into()).await {
             warn!(%error, subject = %request.subject, "cannot send a reply");

@@ -73,7 +73,16 @@ impl Actor {
         let instance = Arc::new(Instance::new(hosted.sender.clone()));
         self.instance.send_replace(Some(Arc::clone(&instance)));
         self.running();
-        let ended = self.watch(&mut hosted, &instance).await;
+        let mut ended = self.watch(&mut hosted, &instance).await;
+        // Killed is killed: only the place knows why.
+        if hosted.place.ran_out_of_memory() {
+            let took = ": it took more memory than it may";
+            match &mut ended {
+                Ended::Exited(exit) if exit.code != Some(0) => exit.message.push_str(took),
+                Ended::Lost(reason) => reason.push_str(took),
+                _ => {}
+            }
+        }
         if matches!(ended, Ended::Asked) {
             self.wind_down(&mut hosted, &instance).await;
         }

@@ -234,7 +234,7 @@ impl Actor {
         if wanted.is_none() {
             return Ok(self.shared.services.clone());
         }
-        let connection = self.shared.nats.for_workload(wanted, &self.id).await?;
+        let connection = self.shared.nats.for_workload(wanted, &self.spec.namespace, &self.id).await?;
         Ok(self.shared.services.on(connection.client))
     }
 
@@ -248,7 +248,8 @@ impl Actor {
         }
         if self.triggers.is_none() {
             let wanted = self.spec.trigger_connection.as_ref().or(wanted);
-            let connection = self.shared.nats.for_workload(wanted, &self.id).await.map_err(failed)?;
+            let connection =
+                self.shared.nats.for_workload(wanted, &self.spec.namespace, &self.id).await.map_err(failed)?;
             self.triggers = Some(Triggers::subscribe(connection, &self.function).await.map_err(failed)?);
         }
         Ok(())

@@ -182,10 +182,11 @@ impl Table {
         all
     }
 
-    /// The workloads of a namespace, which compares without regard to case.
+    /// The workloads of a namespace. `shop` and `Shop` are two, as they are to the permissions of NATS; Go Nex takes
+    /// them for one here, and so shows one tenant's workloads to the other.
     pub fn of(&self, namespace: &Namespace) -> Vec<Arc<Workload>> {
         let mut all = self.all();
-        all.retain(|workload| workload.spec.namespace.as_str().eq_ignore_ascii_case(namespace.as_str()));
+        all.retain(|workload| workload.spec.namespace == *namespace);
         all
     }
 

@@ -19,6 +19,7 @@ use futures_util::StreamExt;
 use nex_protocol::event::Event;
 use nex_protocol::link::message::{Failure, FailureKind, Headers, Outcome};
 use nex_protocol::log::Level;
+use nex_protocol::subject;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -119,7 +120,7 @@ async fn answer(client: Client, function: Arc<Function>, message: Message) {
     let headers = message.headers.as_ref().map(flatten).unwrap_or_default();
     let (elapsed_ns, outcome) = function.gate.call(subject.clone(), headers, message.payload).await;
     let outcome = match message.reply {
-        Some(reply) if !may_reply(&reply) => {
+        Some(reply) if !subject::may_be_answered_to(&reply) => {
             let text = format!("the reply subject {reply} is not one that a function may publish to");
             Err(Failure::new(FailureKind::Function, text))
         }
@@ -127,13 +128,6 @@ async fn answer(client: Client, function: Arc<Function>, message: Message) {
         None => outcome.map(drop),
     };
     account(&function, subject, elapsed_ns, outcome);
-}
-
-/// Whether a reply may go there. The sender of a message chooses its reply subject, and the reply goes out with the
-/// permissions of the connection: nobody must get a stream deleted by asking a function for its result there.
-fn may_reply(reply: &str) -> bool {
-    const INTERNAL: [&str; 5] = ["$SYS.", "$JS.", "$NEX.", "$O.", "$KV."];
-    reply.starts_with("$JS.ACK.") || !INTERNAL.iter().any(|prefix| reply.starts_with(prefix))
 }
 
 /// Sends the reply of a call. A result that cannot be sent turns into a failure that can.
@@ -220,12 +214,6 @@ fn header_value(text: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn replies_go_to_inboxes_and_acknowledgements_but_not_to_nats_itself() {
-        assert!(may_reply("_INBOX.x.1") && may_reply("a.b") && may_reply("$JS.ACK.S.C.1.2.3.4.0"));
-        assert!(!may_reply("$JS.API.STREAM.DELETE.S") && !may_reply("$NEX.STOP.a.N") && !may_reply("$KV.B.k"));
-    }
 
     #[test]
     fn headers_keep_their_values_and_bad_ones_are_left_out() {
