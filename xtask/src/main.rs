@@ -7,7 +7,10 @@ mod bench;
 mod build;
 mod cargo;
 mod check;
+mod conformance;
 mod elf;
+mod fuzz;
+mod generate;
 mod install;
 mod layout;
 mod narrate;
@@ -30,8 +33,13 @@ Usage: cargo xtask COMMAND
   demo             run the whole walk-through for real: server, node, three workloads, requests, replies
   test [-- ARGS]   run all tests; ARGS go to `cargo test`
   check            run the static checks: formatting, lints, documentation, licences
-  ci               run check, demo and test
+  ci               run check, conformance, demo and test
   bench [ARGS]     measure, in release: --quick, --json FILE, names of benchmarks
+  fuzz [--seconds N] [TARGET...]
+                   fuzz the decoders, each for so long (20 s)
+  conformance [-- ARGS]
+                   drive the node with the client library of Go Nex, where Go is installed; ARGS go to `go test`
+  generate         write schemas/ and docs/errors.md anew, after a change of the types they are made from
   build            build nex, its agent and the examples
   setup            install what the others need and this machine lacks (they do it by themselves)";
 
@@ -51,7 +59,7 @@ fn run(arguments: &[OsString]) -> Result<()> {
         Some((command, rest)) => (command.to_str().unwrap_or_default(), rest),
         None => ("help", arguments),
     };
-    if !rest.is_empty() && !["test", "bench"].contains(&command) {
+    if !rest.is_empty() && !["test", "bench", "fuzz", "conformance"].contains(&command) {
         bail!("`cargo xtask {command}` takes no arguments\n\n{USAGE}");
     }
     match command {
@@ -60,6 +68,9 @@ fn run(arguments: &[OsString]) -> Result<()> {
         "demo" => demo(),
         "test" => test::run(rest),
         "bench" => bench::run(rest),
+        "fuzz" => fuzz(rest),
+        "conformance" => conformance(rest),
+        "generate" => generate::run(),
         "check" => check(),
         "ci" => ci(),
         "help" | "--help" | "-h" => {
@@ -91,10 +102,27 @@ fn check() -> Result<()> {
     steps.close()
 }
 
+fn fuzz(arguments: &[OsString]) -> Result<()> {
+    let mut steps = Steps::new();
+    fuzz::run(&mut steps, arguments)?;
+    steps.close()
+}
+
+fn conformance(arguments: &[OsString]) -> Result<()> {
+    let mut steps = Steps::new();
+    let arguments = match arguments.split_first() {
+        Some((first, rest)) if first == "--" => rest,
+        _ => arguments,
+    };
+    conformance::run(&mut steps, arguments)?;
+    steps.close()
+}
+
 /// What `.ci/run` does, with the durations in one table.
 fn ci() -> Result<()> {
     let mut steps = Steps::new();
     check::run(&mut steps)?;
+    conformance::run(&mut steps, &[])?;
     steps.run("demo", || cargo::succeed(&mut prepare_demo()?));
     steps.run("test", || test::run(&[]));
     steps.close()

@@ -2,13 +2,14 @@
 //!
 //! Node events carry the namespace `system`; those of workloads the workload's own.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Namespace of node-level events.
 pub const SYSTEM: &str = "system";
 
 /// A CloudEvent, <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CloudEvent {
     /// Always `1.0`.
     pub specversion: String,
@@ -31,7 +32,7 @@ pub struct CloudEvent {
 
 /// What a node reports. The serialized form is the `data` of its [`CloudEvent`]; members that Go Nex 0.2.7 does not
 /// send come after those it does.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Event {
     /// The node answers requests from now on.
@@ -179,6 +180,22 @@ pub enum Event {
 }
 
 impl Event {
+    /// The types of all events, in the order of the variants.
+    pub const KINDS: [&'static str; 12] = [
+        "node_started",
+        "node_stopped",
+        "node_entered_lameduck",
+        "heartbeat",
+        "pool_empty",
+        "artifact_fetched",
+        "workload_deployed",
+        "workload_undeployed",
+        "workload_restarting",
+        "workload_given_up",
+        "function_exec_succeeded",
+        "function_exec_failed",
+    ];
+
     /// The `type` of the CloudEvent and last token of its subject.
     pub fn kind(&self) -> &'static str {
         match self {

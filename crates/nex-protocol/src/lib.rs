@@ -17,6 +17,7 @@ pub mod link;
 pub mod location;
 pub mod log;
 pub mod name;
+pub mod schema;
 pub mod subject;
 pub mod uptime;
 

@@ -3,9 +3,11 @@
 //! On the wire Go Nex marshals a `url.URL` struct; a plain string is accepted too. We always send the struct, so that
 //! a Go node understands us.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An object in a NATS object store.
@@ -108,6 +110,30 @@ impl Serialize for Location {
             ..GoUrl::default()
         };
         url.serialize(serializer)
+    }
+}
+
+impl JsonSchema for Location {
+    fn schema_name() -> Cow<'static, str> {
+        "Location".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Where an artifact lies: nats://BUCKET/KEY, as text or as Go encodes a URL.",
+            "anyOf": [
+                {"type": "string", "pattern": "^[nN][aA][tT][sS]://[^/]+/.+"},
+                {
+                    "type": "object",
+                    "properties": {
+                        "Scheme": {"const": "nats"},
+                        "Host": {"description": "The bucket.", "type": "string", "minLength": 1},
+                        "Path": {"description": "The key, after a slash.", "type": "string", "minLength": 2},
+                    },
+                    "required": ["Scheme", "Host", "Path"],
+                },
+            ],
+        })
     }
 }
 

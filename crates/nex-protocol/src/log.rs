@@ -1,11 +1,12 @@
 //! Log entries as published on `$NEX.logs.<ns>.<node>.<workload id>.<workload name>`, one per line of output.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Severity, spelled as Go's `slog` spells it.
 ///
 /// Go Nex also sends levels between these (`INFO+2`, `WARN+1`); they read as the one they are above.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE", try_from = "String")]
 pub enum Level {
     /// For developers of the workload.
@@ -47,7 +48,7 @@ impl TryFrom<String> for Level {
 }
 
 /// One line of a workload's output.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Entry {
     /// The line, without its end.
     pub text: String,

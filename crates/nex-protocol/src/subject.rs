@@ -97,6 +97,14 @@ pub fn namespace_of(subject: &str) -> Option<Namespace> {
     namespace.parse().ok()
 }
 
+/// Whether an answer may go to this subject. Who asks chooses where the answer goes, and it goes there with the
+/// permissions of who answers: nobody must get a bucket purged, an event forged or an artifact replaced by asking for an
+/// answer there.
+pub fn may_be_answered_to(reply: &str) -> bool {
+    const INTERNAL: [&str; 6] = ["$SYS.", "$JS.", "$NEX.", "$O.", "$KV.", "$MQTT."];
+    reply.starts_with("$JS.ACK.") || !INTERNAL.iter().any(|prefix| reply.starts_with(prefix))
+}
+
 /// A subject to subscribe to, wildcards allowed: `calc.*`, `orders.>`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -191,6 +199,16 @@ mod tests {
     fn subjects_nobody_can_subscribe_to_are_refused() {
         for bad in ["", ".", "a..b", "a b", ">.a", "a.>.b", ".a", "a.", "a\n"] {
             assert!(bad.parse::<TriggerSubject>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn answers_go_to_inboxes_and_acknowledgements_but_not_to_nats_itself() {
+        for good in ["_INBOX.x.1", "a.b", "$JS.ACK.S.C.1.2.3.4.0"] {
+            assert!(may_be_answered_to(good), "{good}");
+        }
+        for bad in ["$JS.API.STREAM.DELETE.S", "$NEX.STOP.a.N", "$NEX.events.a.x", "$KV.B.k", "$O.B.M.k", "$MQTT.a"] {
+            assert!(!may_be_answered_to(bad), "{bad}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! DEPLOY: run this workload on that node.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::limits::WorkloadLimits;
@@ -9,7 +10,7 @@ use crate::location::Location;
 /// Request to run a workload.
 ///
 /// The namespace is not in here: it is the subject's. The environment is sealed for the node's xkey.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DeployRequest {
     /// Arguments of a service; the program's name is not among them.
@@ -75,7 +76,7 @@ pub struct DeployRequest {
 }
 
 /// A NATS server and a user on it.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct NatsConnection {
     /// URL, or several with commas between.
@@ -96,7 +97,7 @@ impl std::fmt::Debug for NatsConnection {
 }
 
 /// The workload runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RunResponse {
     /// Always true.

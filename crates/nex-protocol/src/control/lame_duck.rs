@@ -1,11 +1,12 @@
 //! LAMEDUCK: a node takes no new work, lets what runs go on for a while, then leaves.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::null_as_default;
 
 /// Request to enter lame duck mode. Go Nex sends no body; everything in here is ours.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct LameDuckRequest {
     /// Signed claim whose subject is the node; needed when the node has `valid_issuers`.
@@ -17,7 +18,7 @@ pub struct LameDuckRequest {
 }
 
 /// The node is in lame duck mode.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct LameDuckResponse {
     /// Public nkey of the node.

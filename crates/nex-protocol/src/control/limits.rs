@@ -1,9 +1,10 @@
 //! What one workload may take: asked for in a deploy, bounded by the node's policy. All ours.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Limits of a workload. What is not given is what the node gives by default.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkloadLimits {
     /// Thousandths of a processor: 500 is half of one.
