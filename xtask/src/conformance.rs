@@ -1,4 +1,5 @@
-//! The client library of Go Nex against our node: the Go modules in `conformance/go`.
+//! The client library of Go Nex against our node, and Go's libraries for claims and sealed boxes against what we make: the
+//! Go modules in `conformance`.
 //!
 //! Go and the library are somebody else's and not installed here: where one of them cannot be had, that is told and is no
 //! failure. A library with another checksum than the one in `go.sum` is a failure.
@@ -27,6 +28,17 @@ pub(crate) fn run(steps: &mut Steps, arguments: &[OsString]) -> Result<()> {
         });
         return Ok(());
     };
+    let vectors = layout::root().join("conformance/vectors");
+    steps.run_if_possible("vectors", || {
+        if !fetch(&go, &vectors)? {
+            return Ok(Some(
+                "the jwt and nkeys modules cannot be had here: what we sign and seal was NOT opened by them",
+            ));
+        }
+        let mut verify = Command::new(&go);
+        cargo::succeed(verify.args(["run", ".", "verify"]).current_dir(&vectors))?;
+        Ok(None)
+    });
     let tools = setup::run()?;
     build::run()?;
     for module in MODULES {
