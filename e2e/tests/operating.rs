@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use async_nats::jetstream;
+use futures_util::StreamExt;
 use nex_client::lame_duck_request;
 use nex_e2e::{PATIENCE, User, World, eventually, round_trip};
 use nex_identity::Issuer;
 use nex_protocol::control::deploy::RunResponse;
 use nex_protocol::envelope::{self, EnvelopeError, kind};
 use nex_protocol::{Code, WorkloadType};
-use nex_testkit::NexNode;
+use nex_testkit::{NatsServer, NexNode};
 use serde_json::{Value, json};
 
 /// A service that writes a line to each of its outputs ten times a second, for as long as it runs.
@@ -95,6 +96,32 @@ async fn logs_are_shown_by_level_node_and_workload() -> Result<()> {
     assert!(!by_id.contains("other"), "{by_id}");
     assert!(user.complains(&["logs", "--since", "1h"]).await.contains("nats stream add"), "nothing is kept here");
     assert!(user.complains(&["logs", "--node", "nobody"]).await.contains("nex node ls"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_that_is_told_to_logs_to_nats() -> Result<()> {
+    let server = NatsServer::start().await?;
+    let nats = server.client().await?;
+    let mut log = nats.subscribe("$NEX.logs.system.>").await?;
+    round_trip(&nats).await?;
+    let node = NexNode::builder(&server).await?.arg("--logger").arg("nats").start().await?;
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < 2 {
+        let line = tokio::time::timeout(PATIENCE, log.next()).await?.context("the log goes on")?;
+        let entry: Value = serde_json::from_slice(&line.payload)?;
+        let (text, level) = (entry["text"].as_str().unwrap(), entry["level"].as_str().unwrap());
+        let output = line.subject.strip_prefix(&*format!("$NEX.logs.system.{}.", node.id())).context("its subject")?;
+        if text.contains("awaiting commands") {
+            assert_eq!((output, level), ("stdout", "INFO"));
+            seen.insert("ready");
+        }
+        if text.contains("running without a sandbox") {
+            assert_eq!((output, level), ("stderr", "WARN"));
+            seen.insert("warned");
+        }
+    }
+    assert_eq!(node.log().text(), "", "and nowhere else");
     Ok(())
 }
 
@@ -239,7 +266,9 @@ async fn a_node_is_a_micro_service_that_counts_its_requests() -> Result<()> {
 }
 
 async fn micro(world: &World, subject: &str) -> Result<Value> {
-    round_trip(&world.nats).await?;
+    // Served a moment after the control interface, which is what is waited for when a node starts.
+    eventually("the service is there", || async { world.nats.request(subject.to_owned(), "".into()).await.is_ok() })
+        .await?;
     Ok(serde_json::from_slice(&world.call(subject, "").await?.payload)?)
 }
 

@@ -23,6 +23,8 @@ use std::path::PathBuf;
 use nex_client::connection::{ConnectError, Settings};
 use nex_identity::Issuer;
 use nex_protocol::WorkloadType;
+use nex_protocol::log::Level;
+use tokio::sync::mpsc::Receiver;
 
 use crate::config::Config;
 
@@ -53,6 +55,15 @@ pub enum NodeError {
     /// The file for the process id is taken or cannot be written.
     #[error("pid file {0} (remove it, or set another pid_filepath)")]
     PidFile(String),
+}
+
+/// A line of the node's own log, to be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// Its severity.
+    pub level: Level,
+    /// The line, without its end.
+    pub text: String,
 }
 
 /// What the command line says, which wins over the file.
@@ -124,7 +135,8 @@ pub fn check(config: &Config, overrides: &Overrides) -> Vec<String> {
     problems
 }
 
-/// Runs a node until `shutdown` resolves, then drains it: the whole of `nex node up`.
+/// Runs a node until `shutdown` resolves, then drains it: the whole of `nex node up`. What is in `log` it publishes as its
+/// own log.
 ///
 /// # Errors
 /// [`NodeError`] when it cannot start. Once it runs, it ends only when told to.
@@ -132,8 +144,9 @@ pub async fn run(
     config: Config,
     overrides: Overrides,
     nats: Settings,
+    log: Option<Receiver<LogLine>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
     host::keep_memory_private();
-    node::Node::build(config, overrides, nats).await?.run(shutdown).await
+    node::Node::build(config, overrides, nats).await?.run(log, shutdown).await
 }

@@ -19,6 +19,7 @@ use nex_protocol::WorkloadType;
 use nex_protocol::event::Event;
 use nex_sandbox::pool::PoolTask;
 use nex_sandbox::{Backoff, Cgroups, Pool, PoolSettings, ProcessSandbox, ProcessSettings};
+use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
@@ -33,7 +34,7 @@ use crate::state::StateDir;
 use crate::workload::Record;
 use crate::workload::actor::{self, Shared};
 use crate::workload::table::Table;
-use crate::{NodeError, Overrides, host};
+use crate::{LogLine, NodeError, Overrides, host};
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(30);
@@ -116,9 +117,22 @@ impl Node {
     }
 
     /// Runs until told to end, then drains.
-    pub(crate) async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), NodeError> {
+    pub(crate) async fn run(
+        self,
+        log: Option<Receiver<LogLine>>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), NodeError> {
         let Node { control, pool_task, embedded, pid_file } = self;
         let shared = Arc::clone(&control.shared);
+        if let Some(mut log) = log {
+            let publisher = shared.publisher.clone();
+            // To the very end: it goes with the runtime.
+            tokio::spawn(async move {
+                while let Some(line) = log.recv().await {
+                    publisher.own_log(line);
+                }
+            });
+        }
         let mut shutdown = std::pin::pin!(shutdown);
         tokio::select! {
             first = shared.pool.first_result() => match first.last_error {

@@ -17,6 +17,8 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
+use crate::LogLine;
+
 /// Events that wait to be published.
 const EVENTS: usize = 4096;
 
@@ -107,6 +109,15 @@ impl Publisher {
         let entry = Entry { text, level, id: id.to_owned() };
         if let Ok(body) = serde_json::to_vec(&entry) {
             self.publish(&self.bulk, subject::log(namespace, &self.node_id, id, name.as_str()), body.into());
+        }
+    }
+
+    /// Publishes one line of the node's own log.
+    pub fn own_log(&self, line: LogLine) {
+        let output = if line.level >= Level::Warn { "stderr" } else { "stdout" };
+        let entry = Entry { text: line.text, level: line.level, id: self.node_id.to_string() };
+        if let Ok(body) = serde_json::to_vec(&entry) {
+            self.publish(&self.bulk, subject::own_log(&self.node_id, output), body.into());
         }
     }
 

@@ -7,7 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::Namespace;
+use crate::event::SYSTEM;
+use crate::name::{MAX_NAME, Namespace};
 
 /// The first token of every control subject.
 pub const PREFIX: &str = "$NEX";
@@ -17,6 +18,9 @@ pub const PREFIX: &str = "$NEX";
 /// The first three are those of Go Nex. Inboxes and the chunks of object stores are ours: who is triggered by them reads
 /// other people's replies and artifacts.
 pub const ALWAYS_DENIED: [&str; 5] = ["$SYS.>", "$JS.>", "$NEX.>", "_INBOX.>", "$O.>"];
+
+/// Longest subject that is answered to, bytes. Inboxes have some fifty.
+const MAX_REPLY: usize = 1024;
 
 /// `$NEX.PING`: every node answers.
 pub const PING: &str = "$NEX.PING";
@@ -74,6 +78,11 @@ pub fn log(namespace: &Namespace, node: &str, workload_id: &str, workload_name: 
     format!("{PREFIX}.logs.{namespace}.{node}.{workload_id}.{workload_name}")
 }
 
+/// `$NEX.logs.system.<node>.<output>`: a node's own log, as `stdout` or `stderr`.
+pub fn own_log(node: &str, output: &str) -> String {
+    format!("{PREFIX}.logs.{SYSTEM}.{node}.{output}")
+}
+
 /// Namespace, node, workload id and workload name of the subject of a log entry.
 pub fn log_tokens(subject: &str) -> Option<[&str; 4]> {
     let mut tokens = subject.strip_prefix("$NEX.logs.")?.split('.');
@@ -99,10 +108,17 @@ pub fn namespace_of(subject: &str) -> Option<Namespace> {
 
 /// Whether an answer may go to this subject. Who asks chooses where the answer goes, and it goes there with the
 /// permissions of who answers: nobody must get a bucket purged, an event forged or an artifact replaced by asking for an
-/// answer there.
+/// answer there. Nor must the answer's line be longer than a server takes (4 KiB), which would end the connection.
 pub fn may_be_answered_to(reply: &str) -> bool {
     const INTERNAL: [&str; 6] = ["$SYS.", "$JS.", "$NEX.", "$O.", "$KV.", "$MQTT."];
-    reply.starts_with("$JS.ACK.") || !INTERNAL.iter().any(|prefix| reply.starts_with(prefix))
+    let foreign = reply.starts_with("$JS.ACK.") || !INTERNAL.iter().any(|prefix| reply.starts_with(prefix));
+    foreign && reply.len() <= MAX_REPLY
+}
+
+/// Whether a text can be the name of a JetStream domain: a token of the subjects of its API.
+pub fn is_domain(text: &str) -> bool {
+    let odd = |c: char| ".*>".contains(c) || c.is_whitespace() || c.is_control();
+    !text.is_empty() && text.len() <= MAX_NAME && !text.contains(odd)
 }
 
 /// A subject to subscribe to, wildcards allowed: `calc.*`, `orders.>`.
@@ -209,6 +225,15 @@ mod tests {
         }
         for bad in ["$JS.API.STREAM.DELETE.S", "$NEX.STOP.a.N", "$NEX.events.a.x", "$KV.B.k", "$O.B.M.k", "$MQTT.a"] {
             assert!(!may_be_answered_to(bad), "{bad}");
+        }
+        assert!(may_be_answered_to(&"a".repeat(MAX_REPLY)) && !may_be_answered_to(&"a".repeat(MAX_REPLY + 1)));
+    }
+
+    #[test]
+    fn a_domain_is_one_token() {
+        assert!(is_domain("hub") && is_domain("Leaf-1_ä"));
+        for bad in ["", "a.b", "*", "API.STREAM.DELETE", "a b", "a\r\nPUB x", &"d".repeat(MAX_NAME + 1)] {
+            assert!(!is_domain(bad), "{bad}");
         }
     }
 

@@ -42,9 +42,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     let Cli { global, command } = cli;
     let audience =
         if matches!(command, Command::Node(NodeCommand::Up(_))) { Audience::Node } else { Audience::Command };
-    logging::start(&global.logging, audience)?;
+    let log = logging::start(&global.logging, audience)?;
     match command {
-        Command::Node(NodeCommand::Up(args)) => node_up::run(&global, &args).map(|()| ExitCode::SUCCESS),
+        Command::Node(NodeCommand::Up(args)) => node_up::run(&global, &args, log).map(|()| ExitCode::SUCCESS),
         Command::Node(NodeCommand::Check(args)) => node_check::run(&args),
         Command::Node(NodeCommand::Ls(args)) => client_command(node_ls::run(&global, &args)),
         Command::Node(NodeCommand::Info(args)) => client_command(node_info::run(&global, &args)),

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nex_node::Overrides;
 use nex_node::config::{Config, Loaded};
+use nex_node::{LogLine, Overrides};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::Receiver;
 
 use super::session;
 use crate::args::{GlobalArgs, NatsSource, NodeOverrides, UpArgs};
@@ -17,7 +18,7 @@ const DEFAULT_CONFIG: &str = "config.json";
 /// Exit code of a node that was told twice to end.
 const INTERRUPTED: i32 = 130;
 
-pub(super) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<()> {
+pub(super) fn run(global: &GlobalArgs, args: &UpArgs, log: Option<Receiver<LogLine>>) -> Result<()> {
     let config = load(args.config.as_deref())?;
     let nats = session::resolve(global)?.settings;
     let runtime = runtime().context("cannot start the runtime")?;
@@ -29,7 +30,7 @@ pub(super) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<()> {
             terminate: listen(SignalKind::terminate())?,
             hangup: listen(SignalKind::hangup())?,
         };
-        nex_node::run(config, overrides(&args.overrides), nats, shutdown(signals)).await?;
+        nex_node::run(config, overrides(&args.overrides), nats, log, shutdown(signals)).await?;
         Ok(())
     });
     // Whatever still blocks in the background must not keep an ended node from exiting.

@@ -17,9 +17,14 @@ pub(super) async fn run(global: &GlobalArgs, args: &RunArgs) -> Result<()> {
     let jsdomain = session.jsdomain.as_deref();
     let node = node_reference::resolve(client, &args.node).await?;
     let info = client.node_info(&node).await?;
-    let bucket = Bucket::open(client.nats(), jsdomain, args.location.bucket()).await?;
-    let artifact = bucket.info(args.location.key()).await?;
-    let mut deployment = Deployment::new(args.name.clone(), args.r#type, args.location.clone(), artifact.sha256);
+    let sha256 = match &args.sha256 {
+        Some(sha256) => sha256.clone(),
+        None => {
+            let bucket = Bucket::open(client.nats(), jsdomain, args.location.bucket()).await?;
+            bucket.info(args.location.key()).await?.sha256
+        }
+    };
+    let mut deployment = Deployment::new(args.name.clone(), args.r#type, args.location.clone(), sha256);
     workload::describe(&mut deployment, &args.workload, &args.environment, jsdomain)?;
     deployment.description.clone_from(&args.description);
     let request = deployment.request(&issuer, &publisher, client.namespace(), &node, &info.public_xkey)?;

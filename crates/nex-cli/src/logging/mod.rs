@@ -1,15 +1,19 @@
 //! The log of a node, and the few lines that client commands log: to standard error, never to standard output.
 
+mod nats;
+
 use std::fs::File;
 use std::io::IsTerminal;
 
 use anyhow::{Context, Result};
+use nex_node::LogLine;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
+use tokio::sync::mpsc::Receiver;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
@@ -27,11 +31,11 @@ pub(crate) enum Audience {
     Command,
 }
 
-/// Sets up logging for the process.
-pub(crate) fn start(args: &LoggingArgs, audience: Audience) -> Result<()> {
+/// Sets up logging for the process. What a node is to publish of its log is waiting in what is returned.
+pub(crate) fn start(args: &LoggingArgs, audience: Audience) -> Result<Option<Receiver<LogLine>>> {
     let to = |logger| args.logger.contains(&logger);
     let mut layers = Vec::new();
-    if audience == Audience::Command || to(Logger::Std) || !to(Logger::File) {
+    if audience == Audience::Command || to(Logger::Std) {
         let colour = args.logcolor || (std::io::stderr().is_terminal() && !output::colour_unwanted());
         layers.push(layer(args, colour && !args.logjson, std::io::stderr));
     }
@@ -39,11 +43,14 @@ pub(crate) fn start(args: &LoggingArgs, audience: Audience) -> Result<()> {
         let file = File::options().create(true).append(true).open("nex.log").context("cannot log to nex.log")?;
         layers.push(layer(args, false, std::sync::Arc::new(file)));
     }
-    tracing_subscriber::registry().with(layers).with(levels(args.loglevel, audience)).init();
+    let mut published = None;
     if audience == Audience::Node && to(Logger::Nats) {
-        tracing::warn!("--logger nats is not there yet; the log goes to the other targets only");
+        let (lines, waiting) = nats::lines();
+        layers.push(layer(args, false, lines).with_filter(filter_fn(|meta| meta.target().starts_with("nex"))).boxed());
+        published = Some(waiting);
     }
-    Ok(())
+    tracing_subscriber::registry().with(layers).with(levels(args.loglevel, audience)).init();
+    Ok(published)
 }
 
 fn layer<W>(args: &LoggingArgs, colour: bool, writer: W) -> Box<dyn Layer<tracing_subscriber::Registry> + Send + Sync>
