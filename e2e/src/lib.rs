@@ -87,7 +87,8 @@ impl World {
         Ok(Self::of(server, node, nats))
     }
 
-    fn of(server: NatsServer, node: NexNode, nats: async_nats::Client) -> Self {
+    /// A world of parts.
+    pub fn of(server: NatsServer, node: NexNode, nats: async_nats::Client) -> Self {
         let client = Client::new(nats.clone(), Namespace::default(), Duration::from_secs(10));
         Self { node, server, nats, client, issuer: Issuer::generate(), publisher: XKeyPair::generate() }
     }
@@ -228,16 +229,25 @@ impl Events {
     /// # Errors
     /// When there is none in time.
     pub async fn next(&mut self, kind: &str) -> Result<Value> {
+        let mut event = self.next_of(&[kind]).await?;
+        Ok(event.get_mut("data").map(Value::take).unwrap_or_default())
+    }
+
+    /// The next event of one of these types, whole.
+    ///
+    /// # Errors
+    /// When there is none in time.
+    pub async fn next_of(&mut self, kinds: &[&str]) -> Result<Value> {
         let wanted = async {
             loop {
                 let event = self.0.next().await.context("the subscription ended")?;
-                let mut event: Value = serde_json::from_slice(&event.payload)?;
-                if event.get("type").and_then(Value::as_str) == Some(kind) {
-                    return Ok(event.get_mut("data").map(Value::take).unwrap_or_default());
+                let event: Value = serde_json::from_slice(&event.payload)?;
+                if event.get("type").and_then(Value::as_str).is_some_and(|kind| kinds.contains(&kind)) {
+                    return Ok(event);
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, wanted).await.with_context(|| format!("no {kind} event in time"))?
+        tokio::time::timeout(PATIENCE, wanted).await.with_context(|| format!("no event of {kinds:?} in time"))?
     }
 }
 

@@ -84,11 +84,17 @@ async fn a_used_claim_stays_used_when_the_node_starts_again() -> Result<()> {
     let config = json!({"allow_duplicate_workloads": true});
     let world = World::with(config.clone()).await?;
     let overheard = request(&world).await?;
-    world.client.deploy(&overheard, world.node.id()).await?;
+    let workload = world.client.deploy(&overheard, world.node.id()).await?;
     world.node.kill().await?;
     let again = NexNode::builder(&world.server).await?.state_dir(world.node.state_dir()).config(config).start().await?;
     assert_eq!(again.id(), world.node.id());
     let (code, text) = refusal(world.client.deploy(&overheard, again.id())).await;
+    assert_eq!(code, Some(Code::ClaimUsed), "{text}");
+    // Also that of a workload which is gone by then.
+    world.stop(&workload).await?;
+    again.terminate().await?;
+    let third = NexNode::builder(&world.server).await?.state_dir(world.node.state_dir()).start().await?;
+    let (code, text) = refusal(world.client.deploy(&overheard, third.id())).await;
     assert_eq!(code, Some(Code::ClaimUsed), "{text}");
     Ok(())
 }

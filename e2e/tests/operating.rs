@@ -184,12 +184,13 @@ async fn events_are_shown_as_they_come_and_as_they_are() -> Result<()> {
 
 #[tokio::test]
 async fn a_lame_duck_takes_no_work_lets_its_own_go_on_and_leaves() -> Result<()> {
-    let world = World::start().await?;
+    let world = World::with(json!({"lame_duck_ms": 2000})).await?;
     let service = world.shell_service("talker", TALKS, true).await?;
     let mut events = world.events().await?;
     let user = User::at(world.server.url())?;
-    let said = user.prints(&["lameduck", world.node.id(), "--delay", "2s"]).await;
+    let said = user.prints(&["lameduck", world.node.id(), "--delay", "1ms"]).await;
     assert!(said.starts_with(&format!("Command to enter lame duck mode issued to {}", world.node.id())), "{said}");
+    assert!(said.contains("valid_issuers"), "nobody in particular gets no node to leave at once: {said}");
 
     let entered = events.next("node_entered_lameduck").await?;
     assert_eq!((&entered["id"], &entered["leaves_in_ms"]), (&json!(world.node.id()), &json!(2000)));
@@ -229,10 +230,39 @@ async fn a_node_with_trusted_issuers_leaves_for_nobody_else() -> Result<()> {
     assert!(!world.info().await?.tags.contains_key("nex.lameduck"), "nothing has happened so far");
 
     let signed = lame_duck_request(Some(&trusted), node, long)?;
-    assert!(order(signed.clone()).await?.success);
+    let answer = order(signed.clone()).await?;
+    assert!(answer.success && answer.leaves_in_ms > 3_000_000, "{answer:?}");
+    let sooner = order(lame_duck_request(Some(&trusted), node, Some(Duration::from_secs(600)))?).await?;
+    let later = order(lame_duck_request(Some(&trusted), node, long)?).await?;
+    assert!(sooner.leaves_in_ms <= 600_000 && later.leaves_in_ms <= 600_000, "only ever sooner: {sooner:?} {later:?}");
     let again = order(signed).await.unwrap_err();
     assert_eq!(again.code(), Some(Code::ClaimUsed), "{again}");
     assert_eq!(world.info().await?.tags.get("nex.lameduck").map(String::as_str), Some("true"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_strict_node_wants_a_signature_even_when_it_trusts_everybody() -> Result<()> {
+    let world = World::with(json!({"claims": "strict"})).await?;
+    let unsigned = lame_duck_request(None, world.node.id(), None)?;
+    let refused = world.client.lame_duck(&unsigned, world.node.id()).await.unwrap_err();
+    assert_eq!(refused.code(), Some(Code::LameDuckRefused), "{refused}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lame_duck_starts_no_service_again() -> Result<()> {
+    let world = World::with(json!({"restart": {"base_ms": 20, "cap_ms": 20}})).await?;
+    let mut events = world.events().await?;
+    let dir = tempfile::tempdir()?;
+    let go = dir.path().join("go");
+    let script = format!("while [ ! -e {} ]; do sleep 0.05; done; exit 3", go.display());
+    world.shell_service("falls", &script, true).await?;
+    assert!(world.client.lame_duck(&lame_duck_request(None, world.node.id(), None)?, world.node.id()).await?.success);
+    std::fs::write(go, "")?;
+    // The event that comes next about the service: undeployed, with no restart before it.
+    let event = events.next_of(&["workload_restarting", "workload_undeployed"]).await?;
+    assert_eq!((&event["type"], &event["data"]["code"]), (&json!("workload_undeployed"), &json!(3)), "{event}");
     Ok(())
 }
 

@@ -35,6 +35,56 @@ async fn node_and_triggers_come_back_by_themselves_when_nats_does() -> Result<()
 }
 
 #[tokio::test]
+async fn a_trigger_that_is_denied_after_a_reconnect_is_told_of_and_comes_back_when_it_is_allowed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let rules = folder.path().join("rules.conf");
+    let write = |denied: &str| {
+        let text = format!("permissions: {{ publish: \">\", subscribe: {{ deny: [{denied}] }} }}\n");
+        std::fs::write(&rules, text)
+    };
+    write("")?;
+    let users = format!(
+        "authorization {{ users: [ {{ user: node, password: pass, include \"{}\" }}, {{ user: me, password: pass }} ] }}",
+        // The server takes it for a path from its own folder, which lies beside this one.
+        std::path::Path::new("..").join(folder.path().file_name().context("name")?).join("rules.conf").display()
+    );
+    let server = NatsServer::builder().config(&users).start().await?;
+    let me = async_nats::ConnectOptions::with_user_and_password("me".into(), "pass".into());
+    let nats = me.connect(server.url()).await?;
+    let builder = NexNode::builder_with(&server, nats.clone()).env("NATS_USER", "node").env("NATS_PASSWORD", "pass");
+    let node = builder.start().await?;
+    let world = World::of(server, node, nats);
+    let mut events = world.events().await?;
+    let workload = world.function("f", V8, b"(s, p) => p", "some.f").await?;
+
+    let server_pid = rustix::process::Pid::from_raw(world.server.pid().context("pid")?.cast_signed()).context("pid")?;
+    write("\"some.*\"")?;
+    rustix::process::kill_process(server_pid, rustix::process::Signal::HUP)?;
+    let told = events.next("trigger_failed").await?;
+    assert_eq!((&told["workload_id"], &told["trigger_subject"]), (&json!(workload.id), &json!("some.f")), "{told}");
+    write("")?;
+    rustix::process::kill_process(server_pid, rustix::process::Signal::HUP)?;
+    eventually("the trigger answers again", || async {
+        world.nats.request("some.f", "x".into()).await.is_ok_and(|reply| body(&reply).is_ok_and(|body| body == b"x"))
+    })
+    .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn deploys_that_have_to_wait_for_an_agent_are_told_of() -> Result<()> {
+    let world = World::start().await?;
+    let mut events = world.events().await?;
+    let names = ["a", "b", "c", "d"];
+    let deploys = names.map(|name| world.function(name, Wasm, b"\0asm\x01\0\0\0", name));
+    // Whether they can run does not matter: each claims an agent, and there is one.
+    futures_util::future::join_all(deploys).await;
+    let told = events.next("pool_empty").await?;
+    assert_eq!(told, json!({"id": world.node.id(), "pool_size": 1}));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_second_node_on_one_state_directory_is_refused_and_the_first_runs_on() -> Result<()> {
     let world = World::start().await?;
     let second = NexNode::builder(&world.server).await?.state_dir(world.node.state_dir()).spawn().await?;

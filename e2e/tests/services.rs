@@ -125,9 +125,18 @@ async fn a_service_that_is_not_essential_ends_with_its_exit_code_in_the_event() 
 async fn a_restart_is_given_up_after_the_policys_limit() -> Result<()> {
     let world = World::with(json!({"restart": {"base_ms": 10, "cap_ms": 20, "max_attempts": 2}})).await?;
     let mut events = world.events().await?;
-    world.shell_service("hopeless", "exit 1", true).await?;
+    let workload = world.shell_service("hopeless", "exit 1", true).await?;
+    let event = events.next("workload_given_up").await?;
+    assert_eq!((&event["workload_name"], &event["attempts"]), (&json!("hopeless"), &json!(2)), "{event}");
     let event = events.next("workload_undeployed").await?;
     assert!(event["message"].as_str().unwrap().starts_with("given up after 2 restarts"), "{event}");
+    // It is still there to be seen, and to be stopped for good.
+    let machines = world.info().await?.machines;
+    assert_eq!((machines[0].healthy, machines[0].workload.state.as_str()), (false, "failed"));
+    assert!(world.stop(&workload).await?.stopped);
+    assert!(world.info().await?.machines.is_empty());
+    let records = std::fs::read_dir(world.node.state_dir().join("workloads"))?.count();
+    assert_eq!(records, 0, "no later start of the node brings it back");
     Ok(())
 }
 

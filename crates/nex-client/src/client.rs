@@ -26,7 +26,7 @@ use crate::scatter::scatter;
 pub const DEPLOY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Least time a stop is given: the workload has a grace period before it is killed.
-pub const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Speaks to nodes on behalf of one namespace. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 pub use crate::connect_error::ConnectError;
 use crate::connect_error::explain;
-pub use crate::denied::Denied;
+pub use crate::denied::{Denied, in_queue};
 pub use crate::secret::Secret;
 
 /// The server that is used when none is named.

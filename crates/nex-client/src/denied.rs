@@ -21,6 +21,11 @@ pub struct Denied {
     count: watch::Sender<u64>,
 }
 
+/// How a server names a subscription in a queue group, which may be denied where the subject alone is not.
+pub fn in_queue(subject: &str, queue: &str) -> String {
+    format!("{subject}\" using queue \"{queue}")
+}
+
 impl Denied {
     /// Keeps an event if it is a denial.
     pub(crate) fn note(&self, event: &Event) {
@@ -41,7 +46,7 @@ impl Denied {
         self.count.send_modify(|count| *count += 1);
     }
 
-    /// Takes the denial of a subscription to this subject, if there was one.
+    /// Takes the denial of a subscription to this subject (or [`in_queue`]), if there was one.
     pub fn subscription(&self, subject: &str) -> Option<String> {
         let wanted = format!("subscription to \"{subject}\"").to_ascii_lowercase();
         let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,7 +55,7 @@ impl Denied {
     }
 
     /// Waits until a subscription to one of these subjects is denied; tells which, and the server's text.
-    pub(crate) async fn one_of(&self, subjects: &[String]) -> (String, String) {
+    pub async fn one_of(&self, subjects: &[String]) -> (String, String) {
         let mut count = self.count.subscribe();
         loop {
             for subject in subjects {
@@ -77,6 +82,9 @@ mod tests {
         assert!(denied.subscription("a").is_none());
         assert!(denied.subscription("a.b").is_some());
         assert!(denied.subscription("a.b").is_none());
+        denied.keep("Permissions Violation for Subscription to \"a.b\" using queue \"q\"".to_owned());
+        assert!(denied.subscription(&in_queue("a.b", "p")).is_none());
+        assert!(denied.subscription(&in_queue("a.b", "q")).is_some());
     }
 
     #[tokio::test]

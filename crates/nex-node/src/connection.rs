@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::Client;
 use nex_client::connection::{Denied, Secret, Settings};
+use nex_protocol::Namespace;
 use nex_protocol::control::deploy::NatsConnection;
 
 /// Time a denial that has arrived needs to be heard of.
@@ -30,19 +31,29 @@ impl Connection {
         Ok(Self { client, denied, servers: settings.servers.clone() })
     }
 
-    /// The connection a workload's triggers are subscribed on: as wanted, else this, the node's own.
+    /// The connection a workload's triggers are subscribed on: as wanted, else this, the node's own. Answers to what it
+    /// asks come under `_INBOX.<namespace>`, so that its user need not be let into the inboxes of others.
     ///
     /// # Errors
     /// Text for the one who deploys.
-    pub async fn for_workload(&self, wanted: Option<&NatsConnection>, id: &str) -> Result<Self, String> {
+    pub async fn for_workload(
+        &self,
+        wanted: Option<&NatsConnection>,
+        namespace: &Namespace,
+        id: &str,
+    ) -> Result<Self, String> {
         let Some(wanted) = wanted else { return Ok(self.clone()) };
         if wanted.nats_user_jwt.is_empty() != wanted.nats_user_seed.is_empty() {
             return Err("the workload connection needs both a user JWT and its seed, or neither".to_owned());
         }
         // Credentials without a server are for the server the node is on.
         let servers = if wanted.nats_url.is_empty() { &self.servers } else { &wanted.nats_url };
-        let mut settings =
-            Settings { name: format!("nex-workload-{id}"), servers: servers.clone(), ..Settings::default() };
+        let mut settings = Settings {
+            name: format!("nex-workload-{id}"),
+            servers: servers.clone(),
+            inbox_prefix: Some(format!("_INBOX.{namespace}")),
+            ..Settings::default()
+        };
         if !wanted.nats_user_jwt.is_empty() {
             settings.jwt_seed = Some((wanted.nats_user_jwt.clone(), Secret::from(wanted.nats_user_seed.clone())));
         }

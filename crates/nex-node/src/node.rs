@@ -9,7 +9,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nex_client::connection::Settings;
@@ -110,7 +109,6 @@ impl Node {
             config,
             lame_duck: LameDuck::default(),
             no_cgroups,
-            pool_empty: AtomicBool::new(false),
         });
         let control = Arc::new(Control::new(shared, node_id, tags, types));
         Ok(Self { control, pool_task, embedded, pid_file })
@@ -133,6 +131,7 @@ impl Node {
                 }
             });
         }
+        tokio::spawn(tell_when_empty(Arc::clone(&shared)));
         let mut shutdown = std::pin::pin!(shutdown);
         tokio::select! {
             first = shared.pool.first_result() => match first.last_error {
@@ -140,7 +139,7 @@ impl Node {
                 Some(reason) => error!(reason, "agents do not start; deploys are refused until they do"),
             },
             // The drain below ends what there is by then.
-            () = &mut shutdown => return drain(&control, JoinSet::new(), pool_task, embedded, pid_file).await,
+            () = &mut shutdown => return drain(&control, None, pool_task, embedded, pid_file).await,
         }
         // Before the first request: who repeats the deploy of a workload that is about to come back must not be first.
         let records = shared.state.records::<Record>();
@@ -160,7 +159,7 @@ impl Node {
             tags: control.tags.clone(),
         };
         shared.publisher.node_event(&started);
-        restore(&shared, records);
+        restore(&control, records);
         start_configured(&control);
         serving.spawn(heartbeat(Arc::clone(&control)));
 
@@ -168,14 +167,14 @@ impl Node {
             () = &mut shutdown => {}
             () = shared.lame_duck.over() => info!("the delay of lame duck mode is over: the node leaves"),
         }
-        drain(&control, serving, pool_task, embedded, pid_file).await
+        drain(&control, Some(serving), pool_task, embedded, pid_file).await
     }
 }
 
 /// Leaves in order; see the module's header.
 async fn drain(
     control: &Control,
-    mut serving: JoinSet<()>,
+    serving: Option<JoinSet<()>>,
     pool_task: PoolTask,
     embedded: Option<EmbeddedNats>,
     pid_file: Option<PidFile>,
@@ -185,12 +184,15 @@ async fn drain(
     shared.table.close();
     stop_all(shared).await;
     pool_task.close().await;
-    shared.publisher.node_event(&Event::NodeStopped { id: control.node_id.clone(), graceful: true });
+    // Who was never announced does not take leave; and nothing is heard of a node after it has.
+    if let Some(mut serving) = serving {
+        serving.shutdown().await;
+        shared.publisher.node_event(&Event::NodeStopped { id: control.node_id.clone(), graceful: true });
+    }
     // NATS may be away: then nobody hears the last words, and nothing waits for it.
     if tokio::time::timeout(LAST_WORDS, shared.publisher.flush()).await.is_err() {
         warn!("NATS did not take the last events in time");
     }
-    serving.shutdown().await;
     drop(pid_file);
     // Before its server goes, so that nobody is told of a lost connection.
     let _ = tokio::time::timeout(LAST_WORDS, shared.nats.client.drain()).await;
@@ -213,13 +215,16 @@ fn types(config: &Config, deno: bool) -> Vec<WorkloadType> {
 }
 
 /// Brings back what ran when the node ended.
-fn restore(shared: &Arc<Shared>, records: Vec<(String, Record)>) {
-    if !shared.config.restore_workloads {
+fn restore(control: &Control, records: Vec<(String, Record)>) {
+    if !control.shared.config.restore_workloads {
         return;
     }
     for (id, record) in records {
         let name = record.spec.name.clone();
-        match actor::restore(shared, id.clone(), record) {
+        // The configuration may have become narrower meanwhile.
+        let restored =
+            control.check_policies(&record.spec).and_then(|()| actor::restore(&control.shared, id.clone(), record));
+        match restored {
             Ok(()) => info!(workload = %name, id, "bringing back a workload"),
             Err(fault) => error!(workload = %name, id, %fault, "cannot bring back a workload; its record is kept"),
         }
@@ -249,6 +254,23 @@ async fn heartbeat(control: Arc<Control>) {
             running_machines: ping.running_machines,
             allow_duplicate_workloads: control.shared.config.allow_duplicate_workloads,
         });
+    }
+}
+
+/// The event of a pool that had nothing for somebody: one each time that begins.
+async fn tell_when_empty(shared: Arc<Shared>) {
+    let mut pool = shared.pool.watch();
+    let mut told = 0;
+    while pool.changed().await.is_ok() {
+        let status = pool.borrow_and_update().clone();
+        for _ in told..status.shortages {
+            shared.publisher.node_event(&Event::PoolEmpty {
+                id: shared.state.node_id(),
+                pool_size: shared.config.machine_pool_size,
+                message: status.last_error.clone().unwrap_or_default(),
+            });
+        }
+        told = status.shortages;
     }
 }
 

@@ -5,6 +5,7 @@
 //!               node.nk       seed of the node key: the node's id stays the same across restarts
 //!               node.xk       seed of the curve key: environments sealed earlier still open
 //!               workloads/    one record per workload, sealed with the curve key: no secret lies here in clear
+//!               used-claims   digests of claims that were used, which are not used again
 //!               artifacts/    artifacts by SHA-256
 //!               compiled/     compiled WebAssembly, trusted by the agents
 //!               agents/       one folder per living agent
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use nex_identity::keys::KeyError;
 use nex_identity::{NodeKey, XKeyPair};
 use nex_protocol::Environment;
+use nex_protocol::environment::clear_json;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
@@ -113,10 +115,7 @@ impl StateDir {
     /// # Errors
     /// [`StateError`] when it cannot be written.
     pub fn save_record<T: Serialize>(&self, id: &str, record: &T) -> Result<(), StateError> {
-        let text = serde_json::to_string(record).map_err(|error| StateError::Seal(error.to_string()))?;
-        let clear: Environment = [("record", text)].into_iter().collect();
-        let own = self.xkey.public_key();
-        let sealed = self.xkey.seal(&clear, &own).map_err(|error| StateError::Seal(error.to_string()))?;
+        let sealed = seal_record(record, &self.xkey)?;
         let path = self.record_path(id);
         write_whole(&path, sealed.as_bytes()).map_err(|source| StateError::Io { path, source })
     }
@@ -148,13 +147,33 @@ impl StateDir {
 
     fn read_record<T: DeserializeOwned>(&self, path: &Path) -> Result<T, String> {
         let sealed = fs::read_to_string(path).map_err(|error| error.to_string())?;
-        let clear = self.xkey.open(sealed.trim(), &self.xkey.public_key()).map_err(|error| error.to_string())?;
-        serde_json::from_str(clear.get("record").unwrap_or_default()).map_err(|_| "not a record".to_owned())
+        open_record(&sealed, &self.xkey)
     }
 
     fn record_path(&self, id: &str) -> PathBuf {
         self.root.join("workloads").join(format!("{id}.record"))
     }
+}
+
+/// The content of a record's file: sealed with this key, for this key.
+///
+/// # Errors
+/// [`StateError::Seal`].
+pub fn seal_record<T: Serialize>(record: &T, key: &XKeyPair) -> Result<String, StateError> {
+    let failed = |error: &dyn std::fmt::Display| StateError::Seal(error.to_string());
+    let mut text = clear_json(record).map_err(|error| failed(&error))?;
+    let text = String::from_utf8(std::mem::take(&mut *text)).map_err(|error| failed(&error.utf8_error()))?;
+    let clear: Environment = [("record", text)].into_iter().collect();
+    key.seal(&clear, &key.public_key()).map_err(|error| failed(&error))
+}
+
+/// Reads the content of a record's file, whatever it is.
+///
+/// # Errors
+/// Why it is no record, without a word of what was inside.
+pub fn open_record<T: DeserializeOwned>(sealed: &str, key: &XKeyPair) -> Result<T, String> {
+    let clear = key.open(sealed.trim(), &key.public_key()).map_err(|error| error.to_string())?;
+    serde_json::from_str(clear.get("record").unwrap_or_default()).map_err(|_| "not a record".to_owned())
 }
 
 fn lock(root: &Path) -> Result<File, StateError> {

@@ -91,7 +91,7 @@ catalogue! {
     /// A trigger subject is not a valid subject, or a function has none.
     InvalidTrigger = 1009, "give a function at least one valid NATS subject with --trigger_subject";
     /// A trigger subject touches the deny list.
-    TriggerDenied = 1010, "choose a subject outside deny_trigger_subjects ($SYS.>, $JS.> and $NEX.> are always on it)";
+    TriggerDenied = 1010, "choose a subject outside deny_trigger_subjects; $SYS.>, $JS.>, $NEX.>, $O.>, $KV.>, $MQTT.> and _INBOX.> are always on it";
     /// The environment cannot be opened.
     EnvironmentSealed = 1011, "seal it for the node's current xkey, which INFO and PING give, and send sender_public_key";
     /// The claim is missing, malformed, expired or not signed by its issuer.

@@ -3,7 +3,7 @@
 //! Never printed: `Debug` shows the keys only. The values are zeroized when dropped.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -42,6 +42,32 @@ impl Environment {
     }
 }
 
+/// JSON that holds secrets. It is made in one piece: a buffer that grows is moved, and leaves copies that nobody zeroizes.
+///
+/// # Errors
+/// As the serializer.
+pub fn clear_json<T: Serialize>(value: &T) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, value)?;
+    let mut json = Zeroizing::new(Vec::with_capacity(length.0));
+    serde_json::to_writer(&mut *json, value)?;
+    Ok(json)
+}
+
+/// Only counts what is written to it.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(iter: I) -> Self {
         let mut environment = Self::default();
@@ -66,6 +92,14 @@ mod tests {
     fn debug_shows_keys_and_never_values() {
         let environment: Environment = [("TOKEN", "s3cret")].into_iter().collect();
         assert_eq!(format!("{environment:?}"), r#"{"TOKEN"}"#);
+    }
+
+    #[test]
+    fn clear_json_is_made_without_growing() {
+        let environment: Environment = [("TOKEN", "s3\"cret"), ("B", &"x".repeat(1000))].into_iter().collect();
+        let json = clear_json(&environment).unwrap();
+        assert_eq!(*json, serde_json::to_vec(&environment).unwrap());
+        assert_eq!(json.capacity(), json.len());
     }
 
     #[test]

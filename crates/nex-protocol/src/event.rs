@@ -151,6 +151,17 @@ pub enum Event {
         /// Why it ended last.
         message: String,
     },
+    /// A function is not triggered on one of its subjects any more, and the node goes on trying to subscribe again.
+    TriggerFailed {
+        /// Name of the workload.
+        workload_name: String,
+        /// Its id.
+        workload_id: String,
+        /// The subject.
+        trigger_subject: String,
+        /// Why.
+        message: String,
+    },
     /// A function answered.
     FunctionExecSucceeded {
         /// Name of the workload.
@@ -181,7 +192,7 @@ pub enum Event {
 
 impl Event {
     /// The types of all events, in the order of the variants.
-    pub const KINDS: [&'static str; 12] = [
+    pub const KINDS: [&'static str; 13] = [
         "node_started",
         "node_stopped",
         "node_entered_lameduck",
@@ -192,6 +203,7 @@ impl Event {
         "workload_undeployed",
         "workload_restarting",
         "workload_given_up",
+        "trigger_failed",
         "function_exec_succeeded",
         "function_exec_failed",
     ];
@@ -209,6 +221,7 @@ impl Event {
             Event::WorkloadUndeployed { .. } => "workload_undeployed",
             Event::WorkloadRestarting { .. } => "workload_restarting",
             Event::WorkloadGivenUp { .. } => "workload_given_up",
+            Event::TriggerFailed { .. } => "trigger_failed",
             Event::FunctionExecSucceeded { .. } => "function_exec_succeeded",
             Event::FunctionExecFailed { .. } => "function_exec_failed",
         }

@@ -10,6 +10,10 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// Longest names, bytes. Both are part of subjects, and a server ends the connection of who sends a line of more than 4 KiB.
+const MAX_BUCKET: usize = 200;
+const MAX_KEY: usize = 1024;
+
 /// An object in a NATS object store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
@@ -29,13 +33,16 @@ pub enum LocationError {
     /// No key.
     #[error("location must be nats://BUCKET/key, the key is missing")]
     Key,
+    /// Names no server takes.
+    #[error("location must be nats://BUCKET/key, with at most {MAX_BUCKET} bytes of bucket and {MAX_KEY} of key")]
+    Length,
 }
 
 impl Location {
     /// A location in a bucket.
     ///
     /// # Errors
-    /// [`LocationError`] when the bucket's name is not valid or the key is empty.
+    /// [`LocationError`] when the bucket's name is not valid, the key is empty, or one of them is too long.
     pub fn new(bucket: &str, key: &str) -> Result<Self, LocationError> {
         // Slashes at the ends belong to the URL, not to the key (Go Nex trims them too).
         let key = key.trim_matches('/');
@@ -44,6 +51,9 @@ impl Location {
         }
         if key.is_empty() {
             return Err(LocationError::Key);
+        }
+        if bucket.len() > MAX_BUCKET || key.len() > MAX_KEY {
+            return Err(LocationError::Length);
         }
         Ok(Self { bucket: bucket.to_owned(), key: key.to_owned() })
     }
@@ -175,9 +185,12 @@ mod tests {
     }
 
     #[test]
-    fn other_schemes_missing_keys_and_bad_buckets_are_refused() {
+    fn other_schemes_missing_keys_bad_buckets_and_endless_names_are_refused() {
         for text in ["http://b/k", "nats://b", "nats:///k", "nats://a.b/k", "b/k", ""] {
             assert!(text.parse::<Location>().is_err(), "{text}");
+        }
+        for (bucket, key, fits) in [(MAX_BUCKET, MAX_KEY, true), (MAX_BUCKET + 1, 1, false), (1, MAX_KEY + 1, false)] {
+            assert_eq!(Location::new(&"b".repeat(bucket), &"k".repeat(key)).is_ok(), fits);
         }
     }
 }

@@ -46,7 +46,23 @@ fn writing() -> SchemaGenerator {
 }
 
 fn request<T: JsonSchema>(name: &str) -> (String, Value) {
-    finish(name, SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<T>())
+    let schema = SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<T>();
+    let (name, mut schema) = finish(name, schema);
+    if let Some(members) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        for (written, also) in [("host_services", "host_services_config"), ("target_node", "node_id")] {
+            if let Some(member) = members.get(written).cloned() {
+                members.insert(also.to_owned(), member);
+            }
+        }
+        // Go writes `null` for what is empty.
+        for member in members.values_mut().filter_map(Value::as_object_mut) {
+            if let Some(Value::String(kind)) = member.get("type") {
+                let kinds = json!([kind, "null"]);
+                member.insert("type".to_owned(), kinds);
+            }
+        }
+    }
+    (name, schema)
 }
 
 /// A reply in its envelope: data, or an error.

@@ -15,9 +15,9 @@ pub const PREFIX: &str = "$NEX";
 
 /// Subjects no function is ever triggered by, whatever a node's configuration says.
 ///
-/// The first three are those of Go Nex. Inboxes and the chunks of object stores are ours: who is triggered by them reads
-/// other people's replies and artifacts.
-pub const ALWAYS_DENIED: [&str; 5] = ["$SYS.>", "$JS.>", "$NEX.>", "_INBOX.>", "$O.>"];
+/// The first three are those of Go Nex. The others are ours: who is triggered by inboxes, chunks of objects, or what is
+/// written to key-value buckets and MQTT sessions reads other people's replies, artifacts and data.
+pub const ALWAYS_DENIED: [&str; 7] = ["$SYS.>", "$JS.>", "$NEX.>", "_INBOX.>", "$O.>", "$KV.>", "$MQTT.>"];
 
 /// Longest subject that is answered to, bytes. Inboxes have some fifty.
 const MAX_REPLY: usize = 1024;

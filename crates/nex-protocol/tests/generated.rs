@@ -57,6 +57,7 @@ fn every_type_of_event_has_its_own_data() {
         ("workload_undeployed", "message"),
         ("workload_restarting", "attempt"),
         ("workload_given_up", "attempts"),
+        ("trigger_failed", "trigger_subject"),
         ("function_exec_succeeded", "elapsed_nanos"),
         ("function_exec_failed", "error"),
     ] {
@@ -174,5 +175,8 @@ fn what_is_sent_fits_its_schema() {
     let schema = &documents["deploy_request"];
     fits(schema, schema, &serde_json::to_value(request).unwrap()).unwrap();
     fits(schema, schema, &serde_json::json!({"location": "nats://B/k", "limits": {"memory_mib": 64}})).unwrap();
+    let nulls = serde_json::json!({"argv": null, "description": null, "host_services_config": {"nats_url": "x"}});
+    fits(schema, schema, &nulls).unwrap();
     assert!(fits(schema, schema, &serde_json::json!({"location": 7})).is_err());
+    assert!(fits(schema, schema, &serde_json::json!({"argv": 7})).is_err());
 }

@@ -39,6 +39,8 @@ pub struct PoolStatus {
     pub ready: usize,
     /// Why the last preparation failed; none once one succeeds.
     pub last_error: Option<String>,
+    /// How often somebody had to wait for an agent while nobody else did.
+    pub shortages: u64,
 }
 
 /// No agent became ready in time.
@@ -112,6 +114,11 @@ impl Pool {
         self.status.borrow().clone()
     }
 
+    /// What the pool is doing, as it changes.
+    pub fn watch(&self) -> watch::Receiver<PoolStatus> {
+        self.status.clone()
+    }
+
     /// Waits until an agent is ready or a preparation has failed; says which.
     pub async fn first_result(&self) -> PoolStatus {
         let mut status = self.status.clone();
@@ -134,18 +141,22 @@ impl<S: Sandbox> Keeper<S> {
     async fn run(mut self, mut claims: mpsc::Receiver<oneshot::Sender<Agent>>, mut closing: oneshot::Receiver<()>) {
         loop {
             self.refill();
+            let mut nobody_waited = false;
             let lost_tokens = self.ready.iter().map(|agent| agent.lost.clone()).collect();
             tokio::select! {
                 _ = &mut closing => break,
                 claim = claims.recv() => match claim {
-                    Some(claim) => self.waiting.push_back(claim),
+                    Some(claim) => {
+                        nobody_waited = self.waiting.is_empty();
+                        self.waiting.push_back(claim);
+                    }
                     None => break,
                 },
                 Some(done) = self.preparing.join_next() => self.prepared(done),
                 () = any_cancelled(lost_tokens) => self.drop_lost(),
             }
             self.serve();
-            self.report_status();
+            self.report_status(nobody_waited && !self.waiting.is_empty());
         }
         self.preparing.shutdown().await;
         let mut ending: JoinSet<()> = self.ready.drain(..).map(Agent::destroy).collect();
@@ -211,9 +222,12 @@ impl<S: Sandbox> Keeper<S> {
         }
     }
 
-    fn report_status(&self) {
+    fn report_status(&self, short: bool) {
         let ready = self.ready.len();
-        self.report.send_if_modified(|status| std::mem::replace(&mut status.ready, ready) != ready);
+        self.report.send_if_modified(|status| {
+            status.shortages += u64::from(short);
+            std::mem::replace(&mut status.ready, ready) != ready || short
+        });
     }
 }
 
@@ -264,6 +278,23 @@ mod tests {
         drop(agents);
         task.close().await;
         assert_eq!(sandbox.alive(), 0, "closing ends what was ready, dropping what was taken");
+    }
+
+    #[tokio::test]
+    async fn a_shortage_is_counted_once_for_all_who_wait_at_the_same_time() {
+        let (sandbox, pool, task) = pool(1);
+        pool.claim(LONG).await.unwrap().destroy().await;
+        pool.watch().wait_for(|status| status.ready == 1).await.unwrap();
+        assert_eq!(pool.status().shortages, 0);
+        sandbox.fail(true);
+        pool.claim(LONG).await.unwrap().destroy().await;
+        let (first, second) = (pool.claim(Duration::from_millis(200)), pool.claim(Duration::from_millis(200)));
+        let (first, second) = tokio::join!(first, second);
+        assert!(first.is_err() && second.is_err());
+        assert_eq!(pool.status().shortages, 1);
+        assert!(pool.claim(Duration::from_millis(50)).await.is_err());
+        assert_eq!(pool.status().shortages, 2);
+        task.close().await;
     }
 
     #[tokio::test]

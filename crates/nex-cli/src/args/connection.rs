@@ -41,6 +41,9 @@ pub(crate) struct ConnectionArgs {
     /// Begin TLS before the server's greeting
     #[arg(long, env = "NATS_TLSFIRST", global = true, value_parser = FalseyValueParser::new(), action = clap::ArgAction::SetTrue)]
     tlsfirst: bool,
+    /// What the subjects of replies begin with, for users who may subscribe to no others [default: `_INBOX`]
+    #[arg(long, env = "NATS_INBOX_PREFIX", global = true, value_name = "PREFIX", value_parser = inbox_prefix)]
+    inbox_prefix: Option<String>,
     /// Time limit of a request, such as 500ms, 2s, 1m [default: 2s]
     #[arg(long, env = "NATS_TIMEOUT", global = true, value_parser = duration::parse)]
     timeout: Option<Duration>,
@@ -55,6 +58,15 @@ pub(crate) struct ConnectionArgs {
 #[allow(clippy::unnecessary_wraps, reason = "the signature of a value parser")]
 fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
     Ok(Secret::from(text))
+}
+
+/// A prefix that subjects can begin with; nothing at all stands for none.
+fn inbox_prefix(text: &str) -> Result<String, String> {
+    let token = |token: &str| !token.is_empty() && !token.contains(|c: char| c.is_whitespace() || c == '*' || c == '>');
+    if text.is_empty() || text.split('.').all(token) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("'{text}' cannot begin a subject: tokens with dots between, without spaces and wildcards"))
 }
 
 fn set(text: Option<&String>) -> Option<&String> {
@@ -78,6 +90,7 @@ impl ConnectionArgs {
             tls_key: path(self.tlskey.as_ref()),
             tls_ca: path(self.tlsca.as_ref()),
             tls_first: self.tlsfirst,
+            inbox_prefix: set(self.inbox_prefix.as_ref()).cloned(),
             name: set(self.conn_name.as_ref()).cloned(),
             timeout: self.timeout,
         }

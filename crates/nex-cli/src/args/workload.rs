@@ -107,6 +107,9 @@ pub(crate) struct RunArgs {
     /// Type of the workload: native, v8 or wasm
     #[arg(long, value_name = "TYPE", default_value = "native")]
     pub(crate) r#type: WorkloadType,
+    /// SHA-256 of the object, hex: it is signed instead of what the object store says, which is not asked
+    #[arg(long, value_name = "HEX", value_parser = sha256)]
+    pub(crate) sha256: Option<String>,
     /// Description for people
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) description: String,
@@ -135,6 +138,14 @@ pub(crate) struct StopArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A SHA-256 in hex, lower case.
+fn sha256(text: &str) -> Result<String, String> {
+    if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err("a SHA-256 has 64 hexadecimal digits, as `sha256sum` prints them".to_owned())
 }
 
 /// `KEY=VALUE`; the value may be empty and may hold `=`.

@@ -28,6 +28,11 @@ pub(super) async fn run(global: &GlobalArgs, args: &LameDuckArgs) -> Result<()> 
     if response.leaves_in_ms > 0 {
         let delay = Duration::from_millis(response.leaves_in_ms);
         output::line(format!("It takes no new work, and ends its workloads and leaves in {delay:?}"))?;
+        if args.delay.is_some_and(|asked| asked < delay) {
+            output::line(
+                "(only issuers on a node's list, valid_issuers, can have it leave sooner than it is configured to)",
+            )?;
+        }
     }
     Ok(())
 }

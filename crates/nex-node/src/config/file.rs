@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nex_host_services::Settings;
-use nex_protocol::{Environment, Location, Namespace, WorkloadName, WorkloadType};
+use nex_protocol::{Environment, Location, Namespace, WorkloadName, WorkloadType, subject};
 use serde_json::Value;
 
 use super::reader::{Report, Section};
 use super::{
-    AutostartWorkload, Cni, Config, ConfigErrors, HostServices, Loaded, MachineTemplate, NodeLimits, PublicNatsServer,
-    RateLimiters, TokenBucket, WorkloadCaps, host_services,
+    AutostartWorkload, Cni, Config, ConfigErrors, HostServices, Loaded, MachineTemplate, NAMESPACE, NodeLimits,
+    PublicNatsServer, RateLimiters, TokenBucket, WorkloadCaps, host_services,
 };
 
 /// Keys of Go Nex that have no effect here, and why.
@@ -182,6 +182,15 @@ fn policies(root: &mut Section<'_>, config: &mut Config) {
             root.problem("valid_issuers", format!("'{issuer}' is no public nkey (one of an account begins with A)"));
         }
     }
+    for bucket in root.take::<Vec<String>>("artifact_buckets").unwrap_or_default() {
+        // What a namespace makes of it has to be a bucket's name.
+        match Location::new(&bucket.replace(NAMESPACE, "a"), "key") {
+            Ok(_) => config.artifact_buckets.push(bucket),
+            Err(_) => {
+                root.problem("artifact_buckets", format!("'{bucket}' is no bucket name (letters, digits, - and _)"))
+            }
+        }
+    }
     root.section("restart", |restart| {
         millis(restart, "base_ms", &mut config.restart.base);
         millis(restart, "cap_ms", &mut config.restart.cap);
@@ -242,7 +251,10 @@ fn autostart_workload(section: &mut Section<'_>) -> Option<AutostartWorkload> {
     let argv = section.take("argv").unwrap_or_default();
     let description = section.take("description").unwrap_or_default();
     let essential = section.take("essential").unwrap_or_default();
-    let jsdomain = section.take("jsdomain").unwrap_or_default();
+    let jsdomain: String = section.take("jsdomain").unwrap_or_default();
+    if !jsdomain.is_empty() && !subject::is_domain(&jsdomain) {
+        section.problem("jsdomain", "is no name of a JetStream domain");
+    }
     let environment: BTreeMap<String, String> = section.take("environment").unwrap_or_default();
     let environment: Environment = environment.into_iter().collect();
     if let Some(key) = environment.invalid_key() {
@@ -320,12 +332,21 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_takes_artifacts_from_its_buckets_only() {
+        let (shop, lab) = ("shop".parse().unwrap(), "lab".parse().unwrap());
+        assert!(Config::default().takes_artifacts_from("any", &shop));
+        let config = parse(r#"{"artifact_buckets":["${namespace}","common"]}"#).unwrap().config;
+        assert!(config.takes_artifacts_from("shop", &shop) && config.takes_artifacts_from("common", &lab));
+        assert!(!config.takes_artifacts_from("shop", &lab) && !config.takes_artifacts_from("${namespace}", &lab));
+    }
+
+    #[test]
     fn every_problem_is_reported_at_once_with_its_path() {
         let errors = parse(
             r#"{"machine_pool_size":0,"tags":[1],"cni":{"subnet":"10.0.0/99"},"workload_types":["oci"],
                 "valid_issuers":["me"],"deny_trigger_subjects":["a..b"],"node_limits":{"max_workloads":-1},
-                "claims":"loose","workload_limits":{"max_instances":0},
-                "autostart":{"workloads":[{"name":"a b","type":"v8","location":"http://x"}]}}"#,
+                "claims":"loose","artifact_buckets":["${namespace}.x"],"workload_limits":{"max_instances":0},
+                "autostart":{"workloads":[{"name":"a b","type":"v8","location":"http://x","jsdomain":"a.b"}]}}"#,
         )
         .unwrap_err();
         let text = errors.to_string();
@@ -338,9 +359,11 @@ mod tests {
             "deny_trigger_subjects: 'a..b' is not a valid NATS subject",
             "node_limits.max_workloads: expected a whole number",
             "claims: 'loose' is neither \"standard\" nor \"strict\"",
+            "artifact_buckets: '${namespace}.x' is no bucket name",
             "workload_limits.max_instances: must be from 1 to 4096, is 0",
             "autostart.workloads[0].name: 'a b' is no workload name",
             "autostart.workloads[0].location: location must be nats://BUCKET/key",
+            "autostart.workloads[0].jsdomain: is no name of a JetStream domain",
         ] {
             assert!(text.contains(part), "missing {part:?} in\n{text}");
         }
@@ -371,6 +394,6 @@ mod tests {
     fn denied_subjects_are_added_to_those_that_always_are() {
         let config = parse(r#"{"deny_trigger_subjects":["internal.>"]}"#).unwrap().config;
         let denied: Vec<_> = config.deny_trigger_subjects.iter().map(|s| s.as_str()).collect();
-        assert_eq!(denied, ["$SYS.>", "$JS.>", "$NEX.>", "_INBOX.>", "$O.>", "internal.>"]);
+        assert_eq!(denied, ["$SYS.>", "$JS.>", "$NEX.>", "_INBOX.>", "$O.>", "$KV.>", "$MQTT.>", "internal.>"]);
     }
 }

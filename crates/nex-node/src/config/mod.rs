@@ -15,6 +15,9 @@ use nex_protocol::control::deploy::NatsConnection;
 use nex_protocol::subject::{ALWAYS_DENIED, TriggerSubject};
 use nex_protocol::{Environment, Location, Namespace, WorkloadName, WorkloadType};
 
+/// Stands for the namespace in `artifact_buckets`.
+const NAMESPACE: &str = "${namespace}";
+
 /// A node's configuration, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -86,6 +89,8 @@ pub struct Config {
     pub valid_issuers: Vec<String>,
     /// Types of workload to run; none when the configuration does not say (`workload_types`).
     pub workload_types: Option<Vec<WorkloadType>>,
+    /// Buckets that a namespace may take artifacts from, with `${namespace}`; empty for all (`artifact_buckets`).
+    pub artifact_buckets: Vec<String>,
     /// Largest sum of artifacts kept although nothing runs them, bytes (`artifact_cache_bytes`, 1 GiB).
     pub artifact_cache_bytes: u64,
 }
@@ -288,6 +293,15 @@ pub struct FunctionLimits {
     pub script_bytes: u64,
 }
 
+impl Config {
+    /// Whether workloads of the namespace may come from this bucket. The node reads it with permissions of its own, which
+    /// are good for the buckets of all.
+    pub fn takes_artifacts_from(&self, bucket: &str, namespace: &Namespace) -> bool {
+        let named = |template: &String| template.replace(NAMESPACE, namespace.as_str()) == bucket;
+        self.artifact_buckets.is_empty() || self.artifact_buckets.iter().any(named)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -340,6 +354,7 @@ impl Default for Config {
                 script_bytes: 1 << 20,
             },
             valid_issuers: Vec::new(),
+            artifact_buckets: Vec::new(),
             workload_types: None,
             artifact_cache_bytes: 1 << 30,
         }

@@ -42,8 +42,8 @@ impl Denied {
 
 impl Authority {
     /// An authority that trusts these issuers; all, when there are none. `now` in seconds since 1970.
-    pub(super) fn new(issuers: Vec<String>, strict: bool, now: i64) -> Self {
-        Self { issuers, strict, since: now, used: UsedClaims::default() }
+    pub(super) fn new(issuers: Vec<String>, strict: bool, used: UsedClaims, now: i64) -> Self {
+        Self { issuers, strict, since: now, used }
     }
 
     /// Whether everybody may sign.
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_bound_claim_passes_once_and_nowhere_else() {
-        let authority = Authority::new(vec![], true, NOW);
+        let authority = Authority::new(vec![], true, UsedClaims::default(), NOW);
         let (token, claims) = signed(Claims::deploy("a", "ab").bound(&SCOPE, NOW), NOW);
         let elsewhere = Scope { namespace: Some("other"), ..SCOPE };
         assert_eq!(code(&authority, &token, &claims, &elsewhere), Some(Code::ClaimElsewhere));
@@ -135,7 +135,7 @@ mod tests {
         let (open_token, open) = signed(Claims::deploy("a", "ab"), NOW);
         let (early_token, early) = signed(Claims::deploy("a", "ab").bound(&SCOPE, NOW), NOW - 1);
         for (strict, expected) in [(true, Some(Code::ClaimIncomplete)), (false, None)] {
-            let authority = Authority::new(vec![], strict, NOW);
+            let authority = Authority::new(vec![], strict, UsedClaims::default(), NOW);
             assert_eq!(code(&authority, &open_token, &open, &SCOPE), expected);
             assert_eq!(code(&authority, &early_token, &early, &SCOPE), expected);
         }
@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn a_list_of_issuers_leaves_out_everybody_else() {
-        let authority = Authority::new(vec!["A1".into()], false, NOW);
+        let authority = Authority::new(vec!["A1".into()], false, UsedClaims::default(), NOW);
         assert!(authority.trusts("A1") && !authority.trusts("A2") && !authority.trusts_everybody());
-        assert!(Authority::new(vec![], false, NOW).trusts("A2"));
+        assert!(Authority::new(vec![], false, UsedClaims::default(), NOW).trusts("A2"));
     }
 }

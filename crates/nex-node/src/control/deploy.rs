@@ -7,7 +7,8 @@ use nex_identity::Claims;
 use nex_identity::claims::{Action, Scope, fingerprint};
 use nex_protocol::control::deploy::{DeployRequest, RunResponse};
 use nex_protocol::control::limits::WorkloadLimits;
-use nex_protocol::subject::TriggerSubject;
+use nex_protocol::event::SYSTEM;
+use nex_protocol::subject::{self, TriggerSubject};
 use nex_protocol::{Code, Environment, Fault, Location, Namespace, WorkloadName, WorkloadType};
 use tracing::{error, info};
 
@@ -27,6 +28,11 @@ impl Control {
         if self.is_lame_duck() {
             let text = "Node is in lame duck mode. Workload deploy request denied";
             return Err(Fault::new(Code::LameDuck, text));
+        }
+        // There the node tells of itself.
+        if namespace.as_str() == SYSTEM {
+            let text = format!("Invalid subject for workload deployment: the namespace {SYSTEM} is the node's own");
+            return Err(Fault::new(Code::InvalidSubject, text));
         }
         self.shared.table.check_room()?;
         let (spec, claim) = self.check(namespace, body)?;
@@ -51,6 +57,9 @@ impl Control {
         }
         if request.trigger_subjects.len() > MAX_TRIGGERS {
             return Err(unreadable(&format!("there are more than {MAX_TRIGGERS} trigger subjects")));
+        }
+        if !request.jsdomain.is_empty() && !subject::is_domain(&request.jsdomain) {
+            return Err(unreadable("jsdomain is no name of a JetStream domain"));
         }
         let kind = self.supported(&request.r#type)?;
         let trigger_subjects = self.triggers(kind, &request.trigger_subjects)?;
@@ -80,7 +89,8 @@ impl Control {
         }
         if request.essential && kind.is_function() {
             // As Go's agent says; it is harmless, for functions are always restarted.
-            return Err(invalid(format!("essential flag is not supported for workload type: {kind}")));
+            let text = format!("Invalid deploy request: essential flag is not supported for workload type: {kind}");
+            return Err(Fault::new(Code::BadRequest, text));
         }
         limits::check(&request.limits, kind, &self.shared)?;
         let scope = Scope {
@@ -111,6 +121,7 @@ impl Control {
             wants_host_services: request.wants_host_services,
             limits: request.limits,
             claim: Some(fingerprint(&request.workload_jwt)),
+            configured: false,
             deployed_at_ms: unix_now_ms(),
         };
         Ok((spec, claim))
@@ -151,6 +162,17 @@ impl Control {
         Ok(parsed)
     }
 
+    /// Whether the node, as it is configured now, would still take a workload that it once took.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn check_policies(&self, spec: &Spec) -> Result<(), Fault> {
+        self.supported(spec.r#type.as_str())?;
+        let subjects: Vec<String> = spec.trigger_subjects.iter().map(ToString::to_string).collect();
+        self.triggers(spec.r#type, &subjects)?;
+        limits::check(&spec.limits, spec.r#type, &self.shared)
+    }
+
     fn environment(&self, request: &DeployRequest) -> Result<Environment, Fault> {
         let failed = |reason: &dyn std::fmt::Display| {
             let text = format!("Failed to decrypt environment for deploy request: {reason}");
@@ -178,10 +200,11 @@ impl Control {
             return Err(invalid("the claim is not one to deploy"));
         }
         // 0.3.0-rc1 sends the hash beside the claim too; they must agree.
-        if let (Some(beside), Some(claimed)) = (request.hash.as_deref().and_then(parse_sha256), &claimed)
-            && beside != *claimed
+        if let Some(beside) = request.hash.as_deref().filter(|hash| !hash.is_empty())
+            && !claims.hash().is_some_and(|claimed| claimed.eq_ignore_ascii_case(beside))
         {
-            return Err(Fault::new(Code::HashMismatch, "Invalid deploy request: its hash is not that of its claim"));
+            let text = "Invalid deploy request: artifact hash claim does not match request";
+            return Err(Fault::new(Code::HashMismatch, text));
         }
         Ok(claimed)
     }
@@ -232,6 +255,7 @@ fn configured(control: &Control, workload: &AutostartWorkload, issuer: &str) -> 
         wants_host_services: false,
         limits: WorkloadLimits::default(),
         claim: None,
+        configured: true,
         deployed_at_ms: unix_now_ms(),
     })
 }

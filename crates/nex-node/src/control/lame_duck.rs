@@ -27,8 +27,13 @@ impl Control {
                 .map_err(|error| Fault::new(Code::BadRequest, format!("{FAILED}: {error}")))?
                 .unwrap_or_default()
         };
-        self.check_order(&request)?;
-        let delay = request.delay_ms.map_or(self.shared.config.lame_duck_delay, Duration::from_millis).min(LONGEST);
+        let trusted = self.check_order(&request)?;
+        let usual = self.shared.config.lame_duck_delay;
+        let mut delay = request.delay_ms.map_or(usual, Duration::from_millis).min(LONGEST);
+        if !trusted {
+            // It may have been anybody: he cannot have all workloads ended at once.
+            delay = delay.max(usual);
+        }
         if self.shared.lame_duck.enter(delay) {
             warn!(?delay, "entered lame duck mode: no deploys are taken, and the node leaves after the delay");
             self.shared.publisher.node_event(&Event::NodeEnteredLameDuck {
@@ -41,10 +46,11 @@ impl Control {
         Ok(LameDuckResponse { node_id: self.node_id.clone(), success: true, leaves_in_ms: millis(leaves_in) })
     }
 
-    fn check_order(&self, request: &LameDuckRequest) -> Result<(), Fault> {
+    /// Checks that the order may be given; says whether it comes from somebody the node has reason to trust.
+    fn check_order(&self, request: &LameDuckRequest) -> Result<bool, Fault> {
         if request.node_jwt.is_empty() {
-            if self.authority.trusts_everybody() {
-                return Ok(());
+            if self.authority.trusts_everybody() && !self.shared.config.strict_claims {
+                return Ok(false);
             }
             return Err(Fault::new(Code::LameDuckRefused, format!("{FAILED}: this node takes signed orders only")));
         }
@@ -66,7 +72,7 @@ impl Control {
         let taken = self.authority.take(&request.node_jwt, &claims, &scope, now);
         taken.map_err(|denied| denied.fault(&format!("{FAILED}: ")))?.spend();
         info!(issuer = claims.iss, "lame duck mode was ordered");
-        Ok(())
+        Ok(!self.authority.trusts_everybody())
     }
 }
 

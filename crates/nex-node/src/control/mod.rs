@@ -2,7 +2,7 @@
 //!
 //! Every request that a node answers at all gets exactly one reply, whatever its body is. Each subject has a task of
 //! its own that hands requests to tasks of theirs, so that a slow deploy delays no ping; how many run at a time is
-//! bounded a subject, and what comes beyond that waits in the subscription.
+//! bounded a subject, and what comes beyond that is refused at once.
 
 mod authority;
 mod deploy;
@@ -29,6 +29,7 @@ use crate::workload::actor::Shared;
 use crate::workload::{Spec, unix_now};
 use authority::Authority;
 use micro::Endpoint;
+use used_claims::UsedClaims;
 
 pub use deploy::autostart;
 
@@ -104,7 +105,9 @@ impl Control {
     /// The control interface of a node; nothing is served yet.
     pub fn new(shared: Arc<Shared>, node_id: String, tags: BTreeMap<String, String>, types: Vec<WorkloadType>) -> Self {
         let config = &shared.config;
-        let authority = Authority::new(config.valid_issuers.clone(), config.strict_claims, unix_now().cast_signed());
+        let now = unix_now().cast_signed();
+        let used = UsedClaims::kept_in(shared.state.path("used-claims"), now);
+        let authority = Authority::new(config.valid_issuers.clone(), config.strict_claims, used, now);
         let endpoints = endpoints(&node_id);
         Self { shared, node_id, tags, types, started: Instant::now(), authority, endpoints }
     }

@@ -51,6 +51,9 @@ impl Control {
         if claims.sub != workload.spec.name.as_str() && claims.sub != workload.id {
             return Err(invalid(&"the claim is for another workload"));
         }
+        if workload.spec.configured {
+            return Err(invalid(&"the node's configuration runs it (autostart): take it out there"));
+        }
         let deployer = &workload.spec.issuer;
         if !self.authority.trusts(&claims.iss) {
             return Err(Fault::new(Code::UntrustedIssuer, format!("invalid workload issuer: {}", claims.iss)));

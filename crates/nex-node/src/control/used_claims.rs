@@ -2,15 +2,27 @@
 //!
 //! States of a claim: unknown, taken (what it allows is being done), spent. What fails gives its claim back.
 //!
+//! Spent claims are kept in a file too, so that a restart of the node forgets none: a line each, the digest and the
+//! expiry. It is written anew at the start, without those that have expired, and whenever it has grown too long.
+//!
 //! Memory is bounded. A claim that expires is forgotten when it has: nobody can use it any more. One without an expiry
 //! (those of Go Nex) is forgotten when room is needed, oldest first. When all room is taken by claims that are still
 //! valid, no more are taken.
 
 use std::collections::HashMap;
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::warn;
+
+use crate::state::write_whole;
 
 /// Claims that are remembered. Each takes some hundred bytes.
 const ROOM: usize = 32_768;
+
+/// Lines after which the file is written anew.
+const LINES: usize = 2 * ROOM;
 
 /// Why a claim cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +44,8 @@ struct Inner {
     room: usize,
     next: u64,
     claims: HashMap<String, Entry>,
+    file: Option<PathBuf>,
+    lines: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +53,7 @@ struct Entry {
     order: u64,
     /// Seconds since 1970; 0 for never.
     expires: i64,
+    spent: bool,
 }
 
 /// A claim that was taken. Dropped without [`Use::spend`], it may be used again.
@@ -52,7 +67,9 @@ pub(super) struct Use {
 impl Use {
     /// What the claim allows is done.
     pub(super) fn spend(mut self) {
-        self.fingerprint = None;
+        if let Some(fingerprint) = self.fingerprint.take() {
+            self.claims.lock().spend(&fingerprint);
+        }
     }
 }
 
@@ -72,7 +89,32 @@ impl Default for UsedClaims {
 
 impl UsedClaims {
     fn with_room(room: usize) -> Self {
-        Self { inner: Arc::new(Mutex::new(Inner { room, next: 0, claims: HashMap::new() })) }
+        let inner = Inner { room, next: 0, claims: HashMap::new(), file: None, lines: 0 };
+        Self { inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    /// Those that are kept in a file, at this time (seconds since 1970), and go on being kept there. What cannot be read
+    /// is left out and told: the node starts all the same.
+    pub(super) fn kept_in(file: PathBuf, now: i64) -> Self {
+        let used = Self::default();
+        let mut inner = used.lock();
+        match std::fs::read_to_string(&file) {
+            Ok(text) => {
+                let lines = text.lines().filter_map(|line| line.split_once(' '));
+                for (fingerprint, expires) in lines {
+                    let Ok(expires) = expires.parse::<i64>() else { continue };
+                    if (expires == 0 || expires > now) && inner.make_room(now).is_ok() {
+                        inner.insert(fingerprint, expires, true);
+                    }
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => warn!(path = %file.display(), %error, "cannot read which claims were used"),
+        }
+        inner.file = Some(file);
+        inner.rewrite();
+        drop(inner);
+        used
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -89,21 +131,52 @@ impl UsedClaims {
             return Err(Refusal::Used);
         }
         inner.make_room(now)?;
-        inner.insert(fingerprint, expires);
+        inner.insert(fingerprint, expires, false);
         Ok(Use { claims: self.clone(), fingerprint: Some(fingerprint.to_owned()) })
     }
 
     /// Remembers a claim that was spent in an earlier life of the node.
     pub(super) fn remember(&self, fingerprint: &str) {
-        self.lock().insert(fingerprint, 0);
+        let mut inner = self.lock();
+        if !inner.claims.contains_key(fingerprint) {
+            inner.insert(fingerprint, 0, true);
+        }
     }
 }
 
 impl Inner {
-    fn insert(&mut self, fingerprint: &str, expires: i64) {
+    fn insert(&mut self, fingerprint: &str, expires: i64, spent: bool) {
         let order = self.next;
         self.next += 1;
-        self.claims.insert(fingerprint.to_owned(), Entry { order, expires });
+        self.claims.insert(fingerprint.to_owned(), Entry { order, expires, spent });
+    }
+
+    fn spend(&mut self, fingerprint: &str) {
+        let Some(claim) = self.claims.get_mut(fingerprint) else { return };
+        claim.spent = true;
+        let line = format!("{fingerprint} {}\n", claim.expires);
+        let Some(file) = &self.file else { return };
+        self.lines += 1;
+        if self.lines > LINES {
+            return self.rewrite();
+        }
+        let appended =
+            std::fs::OpenOptions::new().append(true).open(file).and_then(|mut file| file.write_all(line.as_bytes()));
+        if let Err(error) = appended {
+            warn!(path = %file.display(), %error, "cannot keep that a claim was used: a restart of the node forgets it");
+        }
+    }
+
+    /// Writes the file anew, oldest first.
+    fn rewrite(&mut self) {
+        let Some(file) = &self.file else { return };
+        let mut spent: Vec<_> = self.claims.iter().filter(|(_, claim)| claim.spent).collect();
+        spent.sort_by_key(|(_, claim)| claim.order);
+        let text: String = spent.iter().map(|(name, claim)| format!("{name} {}\n", claim.expires)).collect();
+        self.lines = spent.len();
+        if let Err(error) = write_whole(file, text.as_bytes()) {
+            warn!(path = %file.display(), %error, "cannot keep which claims were used: a restart of the node forgets them");
+        }
     }
 
     fn make_room(&mut self, now: i64) -> Result<(), Refusal> {
@@ -137,6 +210,27 @@ mod tests {
         assert_eq!(used.take("a", 0, 10).unwrap_err(), Refusal::Used);
         used.remember("b");
         assert_eq!(used.take("b", 0, 10).unwrap_err(), Refusal::Used);
+    }
+
+    #[test]
+    fn a_restart_forgets_only_what_has_expired_or_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("used-claims");
+        let used = UsedClaims::kept_in(file.clone(), 10);
+        used.take("lasting", 0, 10).unwrap().spend();
+        used.take("valid", 100, 10).unwrap().spend();
+        used.take("short", 20, 10).unwrap().spend();
+        drop(used.take("failed", 100, 10).unwrap());
+        drop(used);
+        std::fs::OpenOptions::new().append(true).open(&file).unwrap().write_all(b"torn li").unwrap();
+        let again = UsedClaims::kept_in(file.clone(), 50);
+        for name in ["lasting", "valid"] {
+            assert_eq!(again.take(name, 100, 50).unwrap_err(), Refusal::Used, "{name}");
+        }
+        again.take("short", 20, 50).unwrap().spend();
+        again.take("failed", 100, 50).unwrap().spend();
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(text, "lasting 0\nvalid 100\nshort 20\nfailed 100\n");
     }
 
     #[test]

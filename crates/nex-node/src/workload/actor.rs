@@ -8,7 +8,6 @@
 //! `workload_undeployed` event a workload that ran; what a workload used is given back when it is gone.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nex_host_services::HostServices;
@@ -70,8 +69,6 @@ pub struct Shared {
     pub lame_duck: LameDuck,
     /// Why processor and memory of services cannot be bounded here; none when they can.
     pub no_cgroups: Option<String>,
-    /// Whether the last claim found the pool empty: only the change is an event.
-    pub pool_empty: AtomicBool,
 }
 
 /// Starts the actor of a workload; resolves when it first runs.
@@ -214,6 +211,16 @@ impl Actor {
         self.shared.table.remove(&self.id);
         self.set_state(State::Gone);
         info!(workload = %self.spec.name, id = %self.id, code, reason = message, "workload ended");
+        self.tell_undeployed(code, message);
+        self.artifact = None;
+        self.shared.artifacts.evict();
+        for stop in stops {
+            let _ = stop.done.send(());
+        }
+    }
+
+    /// The event of the end of a workload that ran.
+    fn tell_undeployed(&self, code: i32, message: String) {
         if self.deployed {
             let event = Event::WorkloadUndeployed {
                 workload_name: self.spec.name.to_string(),
@@ -222,11 +229,6 @@ impl Actor {
                 message,
             };
             self.shared.publisher.workload_event(&self.spec.namespace, &event);
-        }
-        self.artifact = None;
-        self.shared.artifacts.evict();
-        for stop in stops {
-            let _ = stop.done.send(());
         }
     }
 
@@ -282,14 +284,32 @@ impl Actor {
                     },
                 );
                 let message = format!("given up after {attempts} restarts: {message}");
-                return End { code, message, forget: false };
+                return self.lie_failed(code, message).await;
             }
             let delay = backoff.jittered(attempts);
             attempts += 1;
             if !self.back_off(attempts, delay, &message).await {
                 return self.asked();
             }
+            if self.shared.lame_duck.is_on() && !is_function {
+                return End { code, message, forget: false };
+            }
         }
+    }
+
+    /// A workload that was given up runs no more, and is told so. It stays to be seen and to be stopped: its record would
+    /// bring it back at the next start of the node, and nobody could say that it shall not.
+    async fn lie_failed(&mut self, code: i32, message: String) -> End {
+        self.set_state(State::Failed);
+        if let Some(triggers) = self.triggers.take() {
+            triggers.drain().await;
+        }
+        self.artifact = None;
+        self.shared.artifacts.evict();
+        self.tell_undeployed(code, message.clone());
+        self.deployed = false;
+        self.stopping = self.stops.recv().await;
+        if self.stopping.is_some() { self.asked() } else { End { code, message, forget: false } }
     }
 
     /// The end of a workload that was told to.

@@ -70,6 +70,9 @@ pub struct Spec {
     /// Fingerprint of the claim it was deployed with, which is not used again.
     #[serde(default)]
     pub claim: Option<String>,
+    /// Whether the node's configuration names it: then nobody but the configuration ends it.
+    #[serde(default)]
+    pub configured: bool,
     /// When it was deployed, milliseconds since 1970.
     pub deployed_at_ms: u64,
 }
@@ -132,6 +135,8 @@ pub enum State {
     Running,
     /// It failed and will be started again.
     Backoff,
+    /// It failed too often and is not started again; it waits to be stopped, or for the next start of the node.
+    Failed,
     /// It is being ended.
     Stopping,
     /// It has ended for good.
@@ -146,6 +151,7 @@ impl State {
             State::Starting => "starting",
             State::Running => "running",
             State::Backoff => "backoff",
+            State::Failed => "failed",
             State::Stopping => "stopping",
             State::Gone => "gone",
         }

@@ -3,7 +3,6 @@
 //! Whatever fails here is a refusal for the one who deploys, or a reason to try again; an agent that was claimed is
 //! destroyed then. Cancelling a start (the workload is to be stopped meanwhile) leaves nothing behind either.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -54,7 +53,6 @@ impl Actor {
         };
         self.set_state(State::Starting);
         let environment = self.environment().await?;
-        self.tell_when_empty();
         let agent = self.shared.pool.claim(CLAIM_TIMEOUT).await.map_err(|error| {
             Fault::new(Code::PoolExhausted, format!("Failed to get agent client from pool: {error}"))
         })?;
@@ -64,20 +62,6 @@ impl Actor {
         }
         self.artifact = Some(artifact);
         Ok(hosted)
-    }
-
-    /// The event of a pool that has nothing for us; once, until it had something again.
-    fn tell_when_empty(&self) {
-        let status = self.shared.pool.status();
-        let empty = status.ready == 0;
-        if self.shared.pool_empty.swap(empty, Ordering::Relaxed) || !empty {
-            return;
-        }
-        self.shared.publisher.node_event(&Event::PoolEmpty {
-            id: self.shared.state.node_id(),
-            pool_size: self.shared.config.machine_pool_size,
-            message: status.last_error.unwrap_or_default(),
-        });
     }
 
     async fn fetch(&mut self) -> Result<Artifact, Fault> {

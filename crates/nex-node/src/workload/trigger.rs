@@ -1,8 +1,14 @@
 //! Triggers: queue-group subscriptions, and the reply to every message that asks for one.
 //!
 //! Each trigger subject of a function is a subscription in the queue group `nex.<namespace>.<name>`, so that copies
-//! of a function on several nodes share the messages. Subscriptions outlive agents: they belong to the workload. The
-//! client subscribes again by itself after a lost connection.
+//! of a function on several nodes share the messages. Subscriptions outlive agents: they belong to the workload.
+//!
+//! ```text
+//! subscribed --denied, or ended by the client--> failed (told once) --subscribed again--> subscribed
+//!     +--draining--> (gone)                         +--draining--> (gone)
+//! ```
+//! The client subscribes again by itself after a lost connection; when the server then denies what it once allowed, that
+//! is told, and tried again until it is allowed.
 //!
 //! A failed call is answered at once: empty body, headers `Nats-Service-Error-Code` and `Nats-Service-Error`, as NATS
 //! services do (<https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md>). The reply leaves
@@ -16,6 +22,7 @@ use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 use async_nats::{Client, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use nex_client::connection::in_queue;
 use nex_protocol::event::Event;
 use nex_protocol::link::message::{Failure, FailureKind, Headers, Outcome};
 use nex_protocol::log::Level;
@@ -23,7 +30,7 @@ use nex_protocol::subject;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use super::call::Gate;
 use super::{Counters, Spec};
@@ -35,6 +42,9 @@ pub const ERROR_CODE: &str = "Nats-Service-Error-Code";
 
 /// Header with the text of a failed call.
 pub const ERROR: &str = "Nats-Service-Error";
+
+/// Time between two attempts to subscribe to what was denied.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Time the server has to send what is under way when subscriptions are drained.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -73,17 +83,25 @@ impl Triggers {
         let queue = format!("nex.{}.{}", spec.namespace, spec.name);
         let subjects: Vec<String> = spec.trigger_subjects.iter().map(ToString::to_string).collect();
         let draining = CancellationToken::new();
-        let mut subscriptions = JoinSet::new();
+        let mut subscribed = Vec::new();
         for subject in &subjects {
             let messages = connection
                 .client
                 .queue_subscribe(subject.clone(), queue.clone())
                 .await
                 .map_err(|error| format!("cannot subscribe to {subject}: {error}"))?;
-            let client = connection.client.clone();
-            subscriptions.spawn(listen(client, Arc::clone(function), messages, draining.clone()));
+            let trigger = Trigger {
+                connection: connection.clone(),
+                function: Arc::clone(function),
+                subject: subject.clone(),
+                queue: queue.clone(),
+                draining: draining.clone(),
+            };
+            subscribed.push((trigger, messages));
         }
-        connection.subscribed(&subjects).await.map_err(|denial| format!("cannot subscribe: {denial}"))?;
+        let names: Vec<String> = subjects.iter().map(|subject| in_queue(subject, &queue)).collect();
+        connection.subscribed(&names).await.map_err(|denial| format!("cannot subscribe: {denial}"))?;
+        let subscriptions = subscribed.into_iter().map(|(trigger, messages)| trigger.keep(messages)).collect();
         Ok(Self { draining, subscriptions, _connection: connection })
     }
 
@@ -96,22 +114,91 @@ impl Triggers {
     }
 }
 
-async fn listen(client: Client, function: Arc<Function>, mut messages: Subscriber, draining: CancellationToken) {
-    loop {
-        let message = tokio::select! {
-            message = messages.next() => message,
-            () = draining.cancelled() => {
-                if messages.drain().await.is_err() {
-                    return;
-                }
-                break;
+/// One subject of a function.
+struct Trigger {
+    connection: Connection,
+    function: Arc<Function>,
+    subject: String,
+    queue: String,
+    draining: CancellationToken,
+}
+
+/// Why messages do not come any more.
+enum Over {
+    /// It was asked for, and what was under way is answered.
+    Drained,
+    /// It was not.
+    Failed(String),
+}
+
+impl Trigger {
+    /// Answers messages until drained, and subscribes again when the subscription fails.
+    async fn keep(self, mut messages: Subscriber) {
+        loop {
+            match self.listen(messages).await {
+                Over::Drained => return,
+                Over::Failed(reason) => self.tell(reason),
             }
-        };
-        let Some(message) = message else { return };
-        tokio::spawn(answer(client.clone(), Arc::clone(&function), message));
+            messages = tokio::select! {
+                messages = self.subscribe_again() => messages,
+                () = self.draining.cancelled() => return,
+            };
+            info!(workload = %self.function.spec.name, subject = self.subject, "the function is triggered again");
+        }
     }
-    while let Some(message) = messages.next().await {
-        tokio::spawn(answer(client.clone(), Arc::clone(&function), message));
+
+    async fn listen(&self, mut messages: Subscriber) -> Over {
+        let names = [self.name()];
+        let mut denial = std::pin::pin!(self.connection.denied.one_of(&names));
+        loop {
+            let message = tokio::select! {
+                message = messages.next() => message,
+                (_, reason) = &mut denial => return Over::Failed(reason),
+                () = self.draining.cancelled() => break,
+            };
+            let Some(message) = message else { return Over::Failed("the subscription ended".to_owned()) };
+            self.answer(message);
+        }
+        if messages.drain().await.is_ok() {
+            while let Some(message) = messages.next().await {
+                self.answer(message);
+            }
+        }
+        Over::Drained
+    }
+
+    fn name(&self) -> String {
+        in_queue(&self.subject, &self.queue)
+    }
+
+    fn answer(&self, message: Message) {
+        tokio::spawn(answer(self.connection.client.clone(), Arc::clone(&self.function), message));
+    }
+
+    async fn subscribe_again(&self) -> Subscriber {
+        loop {
+            tokio::time::sleep(AGAIN).await;
+            let subscribed = self.connection.client.queue_subscribe(self.subject.clone(), self.queue.clone()).await;
+            let Ok(messages) = subscribed else { continue };
+            if self.connection.subscribed(&[self.name()]).await.is_ok() {
+                return messages;
+            }
+        }
+    }
+
+    /// Once for each time that it fails: the event, and a line for whoever follows the workload's log.
+    fn tell(&self, message: String) {
+        let Function { id, spec, publisher, .. } = &*self.function;
+        warn!(workload = %spec.name, id, subject = self.subject, message, "a function is not triggered any more");
+        let text = format!("not triggered on {} any more: {message}", self.subject);
+        publisher.log(&spec.namespace, id, &spec.name, Level::Error, text);
+        let event = Event::TriggerFailed {
+            workload_name: spec.name.to_string(),
+            workload_id: id.clone(),
+            trigger_subject: self.subject.clone(),
+            message,
+        };
+        publisher.workload_event(&spec.namespace, &event);
     }
 }
 

@@ -8,6 +8,8 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::message::kind::START;
+
 /// Bytes of a frame besides its head and body, without the length itself.
 const FIXED: usize = 1 + 8 + 4;
 
@@ -52,15 +54,26 @@ impl Frame {
         4 + FIXED + self.head.len() + self.body.len()
     }
 
+    /// Whether there is an environment in clear in its head, and nothing behind it. Such a head zeroizes itself, and is to
+    /// be written from where it is: a copy would not.
+    pub fn is_secret(&self) -> bool {
+        self.kind == START && self.body.is_empty()
+    }
+
     /// Appends everything before the body, so that a body can be written without copying it.
     pub fn encode_prefix(&self, into: &mut BytesMut) {
-        let length = FIXED + self.head.len() + self.body.len();
         into.reserve(4 + FIXED + self.head.len());
+        self.encode_lengths(into);
+        into.put_slice(&self.head);
+    }
+
+    /// Appends everything before the head.
+    pub fn encode_lengths(&self, into: &mut BytesMut) {
+        let length = FIXED + self.head.len() + self.body.len();
         into.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
         into.put_u8(self.kind);
         into.put_u64(self.call);
         into.put_u32(u32::try_from(self.head.len()).unwrap_or(u32::MAX));
-        into.put_slice(&self.head);
     }
 
     /// Appends the frame.

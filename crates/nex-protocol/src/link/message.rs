@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frame::Frame;
 use super::host::{HostError, HostReply, HostRequest, WatchEvent};
-use crate::environment::Environment;
+use crate::environment::{Environment, clear_json};
 use crate::log::Level;
 use crate::name::WorkloadType;
 
@@ -267,9 +267,9 @@ pub enum ToNode {
     HostCancel(u64),
 }
 
-mod kind {
+pub(super) mod kind {
     pub(super) const WELCOME: u8 = 1;
-    pub(super) const START: u8 = 2;
+    pub(in super::super) const START: u8 = 2;
     pub(super) const INVOKE: u8 = 3;
     pub(super) const STOP: u8 = 4;
     pub(super) const PING: u8 = 5;
@@ -358,7 +358,10 @@ impl Message for ToAgent {
     fn into_frame(self) -> Result<Frame, serde_json::Error> {
         match self {
             ToAgent::Welcome(welcome) => frame(kind::WELCOME, 0, &welcome, Bytes::new()),
-            ToAgent::Start(start) => frame(kind::START, 0, &start, Bytes::new()),
+            ToAgent::Start(start) => {
+                let head = Bytes::from_owner(clear_json(&start)?);
+                Ok(Frame { kind: kind::START, call: 0, head, body: Bytes::new() })
+            }
             ToAgent::Invoke(call, invoke, payload) => frame(kind::INVOKE, call, &invoke, payload),
             ToAgent::Stop { grace_ms } => frame(kind::STOP, 0, &StopHead { grace_ms }, Bytes::new()),
             ToAgent::Ping(call) => Ok(bare(kind::PING, call)),
