@@ -16,7 +16,7 @@ pub(crate) struct LoggingArgs {
     /// Colour the log even when it goes to no terminal
     #[arg(long, env = "NEX_LOG_COLORIZED", global = true, value_parser = FalseyValueParser::new(), action = clap::ArgAction::SetTrue)]
     pub(crate) logcolor: bool,
-    /// Where a node logs to: standard error, the file nex.log, or NATS ($NEX.logs.system.<node>.stdout and .stderr);
+    /// Where a node logs to: standard error, the file nex.log, or NATS ($NEX.logs.system.NODE.stdout and .stderr);
     /// may be repeated
     #[arg(
         long,

@@ -98,11 +98,11 @@ mod tests {
     fn what_does_not_fit_is_dropped_and_told_of_later() {
         let (lines, mut waiting) = lines();
         for number in 0..WAITING + 3 {
-            write!(lines.make_writer(), "line {number}\n").unwrap();
+            writeln!(lines.make_writer(), "line {number}").unwrap();
         }
         assert_eq!(waiting.try_recv().unwrap().text, "line 0");
         assert_eq!(waiting.try_recv().unwrap().text, "line 1");
-        write!(lines.make_writer(), "later\n").unwrap();
+        writeln!(lines.make_writer(), "later").unwrap();
         let mut rest = Vec::new();
         while let Ok(line) = waiting.try_recv() {
             rest.push(line.text);
