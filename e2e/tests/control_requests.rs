@@ -99,7 +99,7 @@ async fn every_wrong_field_of_a_deploy_has_its_own_refusal() -> Result<()> {
     let subject = format!("$NEX.DEPLOY.default.{}", world.node.id());
     let stranger = XKeyPair::generate();
     let now = 1_700_000_000;
-    let sha256 = "ab".repeat(32);
+    let (sha256, endless, unreadable) = ("ab".repeat(32), "e".repeat(5000), "Unable to deserialize deploy request: ");
     let wrong_hash = Claims::deploy("f", &sha256).sign(&world.issuer, now)?;
     let no_hash = Claims::stop("f").sign(&world.issuer, now)?;
     let bad_name = Claims::deploy("a.b", &sha256).sign(&world.issuer, now)?;
@@ -127,6 +127,11 @@ async fn every_wrong_field_of_a_deploy_has_its_own_refusal() -> Result<()> {
         ("target_node", json!("NOTHER"), Code::WrongTarget, "Invalid deploy request: it is for node NOTHER"),
         ("location", Value::Null, Code::BadRequest, "Unable to deserialize deploy request: location is missing"),
         ("location", json!("http://a/b"), Code::BadRequest, "Unable to deserialize deploy request: location must be"),
+        // A subject made of one of these would be more than the server takes, and would cost the node its connection.
+        ("location", json!(format!("nats://E2E/{endless}")), Code::BadRequest, unreadable),
+        ("location", json!(format!("nats://{endless}/f")), Code::BadRequest, unreadable),
+        ("jsdomain", json!(endless), Code::BadRequest, "Unable to deserialize deploy request: jsdomain is no name"),
+        ("jsdomain", json!("API.STREAM.x"), Code::BadRequest, "Unable to deserialize deploy request: jsdomain is no"),
         (
             "location",
             json!("nats://E2E/nothing"),

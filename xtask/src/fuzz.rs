@@ -1,8 +1,8 @@
 //! The fuzz targets of `fuzz/`, each for a bounded time.
 //!
 //! They are built here with the flags that cargo-fuzz would give, so that neither it nor a nightly toolchain is needed;
-//! without a sanitizer, for nex's decoders are safe Rust. A run starts from the kept corpus and never changes it: what it
-//! finds stays under `fuzz/target`, and what breaks a target under `fuzz/artifacts`.
+//! without a sanitizer, for nex's decoders are safe Rust. A run starts from the kept corpus and never changes it: what
+//! it finds stays under `fuzz/target`, and what breaks a target under `fuzz/artifacts`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -133,7 +133,7 @@ fn fuzz(target: &str, seconds: u64) -> Result<()> {
         format!("-artifact_prefix=artifacts/{target}/"),
     ]);
     // Inputs that a run finds go into the first folder.
-    command.arg(&found).arg(format!("corpus/{target}")).stdin(Stdio::null());
+    command.args([format!("target/found/{target}"), format!("corpus/{target}")]).stdin(Stdio::null());
     println!("$ {}", cargo::describe(&command));
     let start = Instant::now();
     let output = command.output().with_context(|| format!("cannot start {target}"))?;

@@ -33,7 +33,7 @@ Usage: cargo xtask COMMAND
   demo             run the whole walk-through for real: server, node, three workloads, requests, replies
   test [-- ARGS]   run all tests; ARGS go to `cargo test`
   check            run the static checks: formatting, lints, documentation, licences
-  ci               run check, conformance, demo and test
+  ci               run check, conformance, fuzz, demo and test
   bench [ARGS]     measure, in release: --quick, --json FILE, names of benchmarks
   fuzz [--seconds N] [TARGET...]
                    fuzz the decoders, each for so long (20 s)
@@ -123,6 +123,7 @@ fn ci() -> Result<()> {
     let mut steps = Steps::new();
     check::run(&mut steps)?;
     conformance::run(&mut steps, &[])?;
+    fuzz::run(&mut steps, &[])?;
     steps.run("demo", || cargo::succeed(&mut prepare_demo()?));
     steps.run("test", || test::run(&[]));
     steps.close()

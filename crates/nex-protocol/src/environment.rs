@@ -42,7 +42,8 @@ impl Environment {
     }
 }
 
-/// JSON that holds secrets. It is made in one piece: a buffer that grows is moved, and leaves copies that nobody zeroizes.
+/// JSON that holds secrets. It is made in one piece: a buffer that grows is moved, and leaves copies behind that nobody
+/// zeroizes.
 ///
 /// # Errors
 /// As the serializer.

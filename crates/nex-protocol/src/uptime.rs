@@ -22,7 +22,8 @@ pub fn runtime(total: Duration) -> String {
     if total < Duration::from_micros(1) {
         format!("{}ns", total.as_nanos())
     } else if total < Duration::from_secs(1) {
-        format!("{:.3}ms", total.as_secs_f64() * 1000.0)
+        let micros = total.as_micros();
+        format!("{}.{:03}ms", micros / 1000, micros % 1000)
     } else {
         format(total)
     }
@@ -38,6 +39,22 @@ mod tests {
             [(0, "0s"), (5, "5s"), (245, "4m5s"), (527, "8m47s"), (3_600, "1h0m0s"), (31_719_845, "1y2d3h4m5s")]
         {
             assert_eq!(format(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn a_runtime_has_three_places_of_milliseconds_and_other_units_below_and_above() {
+        for (nanos, text) in [
+            (0, "0ns"),
+            (999, "999ns"),
+            (1_000, "0.001ms"),
+            (1_893_000, "1.893ms"),
+            (340_000_000, "340.000ms"),
+            (999_999_999, "999.999ms"),
+            (1_000_000_000, "1s"),
+            (245_000_000_000, "4m5s"),
+        ] {
+            assert_eq!(runtime(Duration::from_nanos(nanos)), text);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The decoders of the wire types, by the checks of the fuzz targets (`fuzz/src`): any bytes, the kept corpora and damaged
-//! copies of them; and requests of any content, which come back as they were sent.
+//! The decoders of the wire types, by the checks of the fuzz targets (`fuzz/src`): any bytes, the kept corpora and
+//! damaged copies of them; and requests of any content, which come back as they were sent.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // tests, all of it
 #![allow(unreachable_pub, reason = "modules of another package")]
 
@@ -11,6 +11,8 @@ mod envelope;
 mod requests;
 #[path = "../../../fuzz/src/subject.rs"]
 mod subject;
+
+use std::collections::BTreeMap;
 
 use damaged::{damaged, seeds};
 use nex_protocol::control::deploy::{DeployRequest, NatsConnection};
@@ -120,7 +122,7 @@ proptest! {
     }
 
     #[test]
-    fn an_environment_of_any_content_comes_back_as_it_was_written(variables: std::collections::BTreeMap<String, String>) {
+    fn an_environment_of_any_content_comes_back_as_it_was_written(variables: BTreeMap<String, String>) {
         let environment: Environment = variables.into_iter().collect();
         let bytes = serde_json::to_vec(&environment).unwrap();
         prop_assert_eq!(serde_json::from_slice::<Environment>(&bytes).unwrap(), environment);

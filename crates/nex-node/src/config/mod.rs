@@ -294,8 +294,8 @@ pub struct FunctionLimits {
 }
 
 impl Config {
-    /// Whether workloads of the namespace may come from this bucket. The node reads it with permissions of its own, which
-    /// are good for the buckets of all.
+    /// Whether workloads of the namespace may come from this bucket. The node reads it with permissions of its own,
+    /// which are good for the buckets of all.
     pub fn takes_artifacts_from(&self, bucket: &str, namespace: &Namespace) -> bool {
         let named = |template: &String| template.replace(NAMESPACE, namespace.as_str()) == bucket;
         self.artifact_buckets.is_empty() || self.artifact_buckets.iter().any(named)

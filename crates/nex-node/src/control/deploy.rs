@@ -81,12 +81,7 @@ impl Control {
         let location: Location = request
             .location
             .ok_or_else(|| Fault::new(Code::BadRequest, "Unable to deserialize deploy request: location is missing"))?;
-        if !self.shared.config.takes_artifacts_from(location.bucket(), &namespace) {
-            let bucket = location.bucket();
-            let text =
-                format!("Invalid deploy request: namespace {namespace} takes no artifacts from bucket '{bucket}'");
-            return Err(Fault::new(Code::ArtifactUnavailable, text));
-        }
+        self.bucket(location.bucket(), &namespace)?;
         if request.essential && kind.is_function() {
             // As Go's agent says; it is harmless, for functions are always restarted.
             let text = format!("Invalid deploy request: essential flag is not supported for workload type: {kind}");
@@ -170,7 +165,16 @@ impl Control {
         self.supported(spec.r#type.as_str())?;
         let subjects: Vec<String> = spec.trigger_subjects.iter().map(ToString::to_string).collect();
         self.triggers(spec.r#type, &subjects)?;
+        self.bucket(spec.location.bucket(), &spec.namespace)?;
         limits::check(&spec.limits, spec.r#type, &self.shared)
+    }
+
+    fn bucket(&self, bucket: &str, namespace: &Namespace) -> Result<(), Fault> {
+        if self.shared.config.takes_artifacts_from(bucket, namespace) {
+            return Ok(());
+        }
+        let text = format!("Invalid deploy request: namespace {namespace} takes no artifacts from bucket '{bucket}'");
+        Err(Fault::new(Code::ArtifactUnavailable, text))
     }
 
     fn environment(&self, request: &DeployRequest) -> Result<Environment, Fault> {

@@ -39,7 +39,7 @@ const MAX_REQUEST: usize = 1 << 20;
 /// Requests of one subject in work at a time.
 const AT_A_TIME: usize = 64;
 
-/// Longest text of a refusal, bytes: what a request says is quoted in it.
+/// Longest text of a refusal, characters: what a request says is quoted in it.
 const MAX_TEXT: usize = 1024;
 
 /// What the handlers know of their node.
@@ -264,10 +264,10 @@ fn busy() -> Fault {
 }
 
 fn shortened(text: &str) -> String {
-    match text.char_indices().nth(MAX_TEXT) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-        None => text.to_owned(),
+    if text.chars().nth(MAX_TEXT).is_none() {
+        return text.to_owned();
     }
+    text.chars().take(MAX_TEXT - 1).chain(['…']).collect()
 }
 
 fn namespace(request: &Message, refusal: &str) -> Result<Namespace, Fault> {

@@ -98,8 +98,10 @@ impl UsedClaims {
     pub(super) fn kept_in(file: PathBuf, now: i64) -> Self {
         let used = Self::default();
         let mut inner = used.lock();
-        match std::fs::read_to_string(&file) {
-            Ok(text) => {
+        match std::fs::read(&file) {
+            Ok(bytes) => {
+                // A damaged line is left out; it must not make the others be forgotten.
+                let text = String::from_utf8_lossy(&bytes);
                 let lines = text.lines().filter_map(|line| line.split_once(' '));
                 for (fingerprint, expires) in lines {
                     let Ok(expires) = expires.parse::<i64>() else { continue };
@@ -246,5 +248,37 @@ mod tests {
         assert_eq!(used.take("one too many", 100, 21).unwrap_err(), Refusal::Full);
         assert_eq!(used.lock().claims.len(), 3);
         used.take("later", 200, 101).unwrap().spend();
+    }
+
+    #[test]
+    fn a_damaged_line_makes_no_other_be_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("claims");
+        std::fs::write(&file, b"whole 100\n\xff\xfe\0 100\nno number\nlasting 0\ntorn 9").unwrap();
+        for _ in 0..2 {
+            let used = UsedClaims::kept_in(file.clone(), 10);
+            for claim in ["whole", "lasting"] {
+                assert_eq!(used.take(claim, 100, 10).unwrap_err(), Refusal::Used, "{claim}");
+            }
+        }
+    }
+
+    proptest::proptest! {
+        // Each case writes files through to the disk.
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(50))]
+
+        #[test]
+        fn a_file_of_any_content_is_read_and_what_is_kept_of_it_is_read_again(
+            bytes: Vec<u8>, line in "[a-z]{1,3} [0-9]{1,20}",
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("claims");
+            std::fs::write(&file, [&bytes[..], b"\n", line.as_bytes()].concat()).unwrap();
+            let first = UsedClaims::kept_in(file.clone(), 10);
+            let kept = std::fs::read(&file).unwrap();
+            let again = UsedClaims::kept_in(file.clone(), 10);
+            assert_eq!(first.lock().claims.len(), again.lock().claims.len());
+            assert_eq!(std::fs::read(&file).unwrap(), kept);
+        }
     }
 }

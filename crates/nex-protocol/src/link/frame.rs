@@ -54,8 +54,8 @@ impl Frame {
         4 + FIXED + self.head.len() + self.body.len()
     }
 
-    /// Whether there is an environment in clear in its head, and nothing behind it. Such a head zeroizes itself, and is to
-    /// be written from where it is: a copy would not.
+    /// Whether there is an environment in clear in its head, and nothing behind it. Such a head zeroizes itself, and is
+    /// to be written from where it is: a copy would not.
     pub fn is_secret(&self) -> bool {
         self.kind == START && self.body.is_empty()
     }

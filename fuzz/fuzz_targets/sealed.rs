@@ -1,0 +1,4 @@
+//! Fuzz target; what it checks is in `src/sealed.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| nex_fuzz::sealed::check(data));
