@@ -2,6 +2,7 @@
 package harness
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,17 +13,25 @@ import (
 // root is the folder of the repository, above the folder that the test runs in.
 func root(t testing.TB) string {
 	t.Helper()
-	folder, err := os.Getwd()
+	folder, err := findRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return folder
+}
+
+func findRoot() (string, error) {
+	folder, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
 	for {
 		if isFile(filepath.Join(folder, "Cargo.toml")) && isFile(filepath.Join(folder, "conformance/go/README.md")) {
-			return folder
+			return folder, nil
 		}
 		parent := filepath.Dir(folder)
 		if parent == folder {
-			t.Fatal("the tests do not run inside the repository")
+			return "", errors.New("the tests do not run inside the repository")
 		}
 		folder = parent
 	}
@@ -31,19 +40,6 @@ func root(t testing.TB) string {
 func isFile(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode().IsRegular()
-}
-
-// nex is our command line.
-func nex(t testing.TB) string {
-	t.Helper()
-	if path := os.Getenv("NEX_BIN"); path != "" {
-		return path
-	}
-	path := filepath.Join(root(t), "target/debug/nex")
-	if !isFile(path) {
-		t.Fatalf("no nex in target/debug: build it with `cargo build`, or name one in NEX_BIN")
-	}
-	return path
 }
 
 // natsServer is the server to test on.

@@ -26,15 +26,23 @@ type Node struct {
 // StartNode starts our node on the server and waits until it answers. The configuration is laid on one for tests.
 func StartNode(t testing.TB, server *Server, config map[string]any) *Node {
 	t.Helper()
+	if nex == "" {
+		t.Fatal("the package has no TestMain that calls harness.Main")
+	}
 	// Several nodes may be on one server: each is known by its name.
 	name := fmt.Sprintf("conformance-%d", nodes.Add(1))
+	tags := map[string]string{"color": "Green"}
+	if more, ok := config["tags"].(map[string]string); ok {
+		maps.Copy(tags, more)
+	}
+	tags["node_name"] = name
 	all := map[string]any{
 		"no_sandbox":        true,
 		"workload_types":    []string{"native", "v8", "wasm"},
 		"machine_pool_size": 1,
-		"tags":              map[string]string{"node_name": name, "color": "Green"},
 	}
 	maps.Copy(all, config)
+	all["tags"] = tags
 	text, err := json.Marshal(all)
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +50,7 @@ func StartNode(t testing.TB, server *Server, config map[string]any) *Node {
 	folder := t.TempDir()
 	path := filepath.Join(folder, "node.json")
 	write(t, path, text)
-	cmd := exec.Command(nex(t), "node", "up", "--no-sandbox", "--config", path, "--state-dir", filepath.Join(folder, "state"))
+	cmd := exec.Command(nex, "node", "up", "--no-sandbox", "--config", path, "--state-dir", filepath.Join(folder, "state"))
 	cmd.Env = append(environment(t), "HOME="+folder, "NEX_HOME="+filepath.Join(folder, "home"), "NATS_URL="+server.URL)
 	node := &Node{Process: spawn(t, name, cmd)}
 	Eventually(t, name+" answers", func() bool {

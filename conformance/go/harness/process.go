@@ -21,7 +21,7 @@ type Process struct {
 	done chan struct{}
 }
 
-// output is what a child printed; it may be read while the child still writes.
+// output is what a child printed; it may be read while the child still writes. What was read is not read again.
 type output struct {
 	mutex sync.Mutex
 	text  bytes.Buffer
@@ -33,10 +33,10 @@ func (o *output) Write(p []byte) (int, error) {
 	return o.text.Write(p)
 }
 
-func (o *output) String() string {
+func (o *output) read() string {
 	o.mutex.Lock()
 	defer o.mutex.Unlock()
-	return o.text.String()
+	return string(o.text.Next(o.text.Len()))
 }
 
 // spawn starts a program that ends at the end of the test.
@@ -65,10 +65,18 @@ func spawn(t testing.TB, name string, cmd *exec.Cmd) *Process {
 	t.Cleanup(func() {
 		p.stop()
 		if t.Failed() {
-			t.Logf("%s printed:\n%s", name, p.log)
+			p.Show(t)
 		}
 	})
 	return p
+}
+
+// Show logs what the process printed and was not shown yet.
+func (p *Process) Show(t testing.TB) {
+	t.Helper()
+	if text := p.log.read(); text != "" {
+		t.Logf("%s printed:\n%s", p.name, text)
+	}
 }
 
 // stop ends the process: politely, then not.

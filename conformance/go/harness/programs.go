@@ -16,13 +16,16 @@ var builds struct {
 	done  map[string][]byte
 }
 
-// Service is a native program that prints its process id, arguments and the variable CONFORMANCE, and waits.
+// Failed is the exit status of Service after the signal USR1.
+const Failed = 3
+
+// Service is a native program that prints its process id, arguments and environment, and waits.
 func Service(t testing.TB) []byte {
 	t.Helper()
 	return build(t, "service", "CGO_ENABLED=0")
 }
 
-// Echo is a WASI preview 1 module that answers with its subject, followed by what it was sent.
+// Echo is a WASI preview 1 module that answers with its subject, the variable CONFORMANCE and what it was sent.
 func Echo(t testing.TB) []byte {
 	t.Helper()
 	return build(t, "echo", "GOOS=wasip1", "GOARCH=wasm")

@@ -109,14 +109,30 @@ func (s *Server) Put(t testing.TB, key string, artifact []byte) string {
 // Call sends a request to a function and gives its reply.
 func (s *Server) Call(t testing.TB, subject string, payload []byte) []byte {
 	t.Helper()
-	reply, err := s.Conn.Request(subject, payload, patience)
+	reply, failure := s.call(t, subject, payload)
+	if failure != "" {
+		t.Fatalf("%s: %s", subject, failure)
+	}
+	return reply
+}
+
+// CallFailing sends a request to a function that fails and gives the reason that it is told.
+func (s *Server) CallFailing(t testing.TB, subject string) string {
+	t.Helper()
+	reply, failure := s.call(t, subject, nil)
+	if failure == "" {
+		t.Fatalf("%s did not fail: %q", subject, reply)
+	}
+	return failure
+}
+
+func (s *Server) call(t testing.TB, subject string, payload []byte) (reply []byte, failure string) {
+	t.Helper()
+	message, err := s.Conn.Request(subject, payload, patience)
 	if err != nil {
 		t.Fatalf("%s: %v", subject, err)
 	}
-	if failure := reply.Header.Get("Nats-Service-Error"); failure != "" {
-		t.Fatalf("%s: %s", subject, failure)
-	}
-	return reply.Data
+	return message.Data, message.Header.Get("Nats-Service-Error")
 }
 
 // Sync waits until the server has handled what was sent before, subscriptions among it.

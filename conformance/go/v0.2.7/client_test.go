@@ -25,7 +25,9 @@ var version = suite.Version{
 	Stop: func(run *controlapi.RunResponse, node string, issuer nkeys.KeyPair) (*controlapi.StopRequest, error) {
 		return controlapi.NewStopRequest(run.ID, run.Name, node, issuer)
 	},
-	CheckInfo: func(*testing.T, *controlapi.InfoResponse, *controlapi.RunResponse) {},
+	DeployClaim: func(request *controlapi.DeployRequest) *string { return request.WorkloadJwt },
+	StopClaim:   func(request *controlapi.StopRequest) *string { return &request.WorkloadJwt },
+	CheckInfo:   func(*testing.T, *controlapi.InfoResponse, *controlapi.RunResponse) {},
 	CheckStopped: func(t *testing.T, stopped *controlapi.StopResponse, run *controlapi.RunResponse) {
 		if stopped.Name != run.Name {
 			t.Errorf("name of what was stopped: %q", stopped.Name)
@@ -45,6 +47,10 @@ var version = suite.Version{
 	},
 }
 
+func TestMain(m *testing.M) {
+	harness.Main(m)
+}
+
 func TestClient(t *testing.T) {
 	suite.Run(t, version)
 }
@@ -57,9 +63,7 @@ func TestDefaultNodeWantsTheHashOfTheArtifact(t *testing.T) {
 	w := suite.New(t, byDefault, nil)
 	script := suite.Script("echo", harness.EchoScript, "hash.echo")
 	_, err := w.Client("hash").StartWorkload(w.Request(t, script))
-	if want := "Invalid deploy request: the claim holds no SHA-256 of the artifact"; err == nil || err.Error() != want {
-		t.Errorf("a placeholder: got error %v, want %q", err, want)
-	}
+	w.Refused(t, "a placeholder", err, "Invalid deploy request: the claim holds no SHA-256 of the artifact")
 	script.Options = append(script.Options, controlapi.Checksum(w.Put(t, "echo", script.Artifact)))
 	w.DeployIn(t, "hash", script)
 	if reply := w.Call(t, "hash.echo", []byte("hello")); string(reply) != "hello" {

@@ -21,6 +21,8 @@ var version = suite.Version{
 	Stop: func(run *controlapi.RunResponse, node string, issuer nkeys.KeyPair) (*controlapi.StopRequest, error) {
 		return controlapi.NewStopRequest(node, run.ID, issuer)
 	},
+	DeployClaim: func(request *controlapi.DeployRequest) *string { return request.WorkloadJWT },
+	StopClaim:   func(request *controlapi.StopRequest) *string { return &request.WorkloadJWT },
 	CheckInfo: func(t *testing.T, info *controlapi.InfoResponse, run *controlapi.RunResponse) {
 		if info.AllowDuplicateWorkloads == nil || !*info.AllowDuplicateWorkloads {
 			t.Errorf("duplicates are allowed by default: %v", info.AllowDuplicateWorkloads)
@@ -55,6 +57,10 @@ var version = suite.Version{
 	) [3]string {
 		return [3]string{started.ID, lameDuck.ID, stopped.ID}
 	},
+}
+
+func TestMain(m *testing.M) {
+	harness.Main(m)
 }
 
 func TestClient(t *testing.T) {
@@ -92,9 +98,7 @@ func TestDuplicatesAreRefusedWhereTheNodeSaysSo(t *testing.T) {
 	w.DeployIn(t, "duplicates", suite.Script("one", harness.EchoScript, "one"))
 	_, err := w.Client("duplicates").StartWorkload(w.Request(t, suite.Script("two", harness.EchoScript, "two")))
 	want := "Failed to deploy workload: attempted to deploy duplicate workload to node configured to reject duplicates"
-	if err == nil || err.Error() != want {
-		t.Errorf("got error %v, want %q", err, want)
-	}
+	w.Refused(t, "a duplicate", err, want)
 	// Another namespace is another matter.
 	w.DeployIn(t, "elsewhere", suite.Script("two", harness.EchoScript, "two"))
 }
@@ -106,7 +110,6 @@ func TestAnExplicitHashMustBeThatOfTheClaim(t *testing.T) {
 	// The builder leaves this member empty; the type has it.
 	other := w.Put(t, "other", []byte("something else"))
 	request.Hash = &other
-	if _, err := w.Client("explicit").StartWorkload(request); err == nil {
-		t.Error("a request ran whose hash is not that of its claim")
-	}
+	_, err := w.Client("explicit").StartWorkload(request)
+	w.Refused(t, "another hash", err, "Invalid deploy request: artifact hash claim does not match request")
 }

@@ -9,6 +9,7 @@
 
 pub mod guard;
 mod host;
+mod sent;
 pub mod session;
 
 mod call;

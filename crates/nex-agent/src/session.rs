@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::call::{self, Call};
 use crate::guard::Groups;
 use crate::host::{self, Answers};
+use crate::sent::Sent;
 use crate::workload::{self, Context, Finish, Inbox};
 
 /// Time the node has to answer Hello.
@@ -69,7 +70,18 @@ pub async fn serve(stream: std::os::unix::net::UnixStream, groups: Groups) -> Re
 
 async fn live(link: &mut Receiver<ToAgent>, node: Sender<ToNode>, groups: Groups) -> Result<(), SessionError> {
     let Some(welcome) = greet(link, &node).await? else { return Ok(()) };
-    let Some(start) = wait_for_start(link, &node).await? else { return Ok(()) };
+    let mut sent = Sent::into(&welcome.work_dir);
+    let Some(mut start) = wait_for_start(link, &node, &mut sent).await? else { return Ok(()) };
+    // Where node and agent share no files, the artifact came before the word to start it.
+    if start.artifact.as_os_str().is_empty() {
+        match sent.finish(&start.sha256) {
+            Ok(path) => start.artifact = path,
+            Err(error) => {
+                let _ = node.send(ToNode::Rejected(Rejection { message: error.to_string() })).await;
+                return Ok(());
+            }
+        }
+    }
     run(link, node, welcome, start, groups).await
 }
 
@@ -87,10 +99,15 @@ async fn greet(link: &mut Receiver<ToAgent>, node: &Sender<ToNode>) -> Result<Op
 }
 
 /// The one Start; none when the node left or has no use for the agent.
-async fn wait_for_start(link: &mut Receiver<ToAgent>, node: &Sender<ToNode>) -> Result<Option<Start>, SessionError> {
+async fn wait_for_start(
+    link: &mut Receiver<ToAgent>,
+    node: &Sender<ToNode>,
+    sent: &mut Sent,
+) -> Result<Option<Start>, SessionError> {
     loop {
         match link.receive().await? {
             None | Some(ToAgent::Stop { .. }) => return Ok(None),
+            Some(ToAgent::Artifact(piece)) => sent.add(&piece),
             Some(ToAgent::Start(start)) => return Ok(Some(*start)),
             Some(ToAgent::Ping(number)) => pong(node, number).await,
             Some(ToAgent::Invoke(id, ..)) => {
@@ -170,7 +187,9 @@ async fn dispatch(
             Some(ToAgent::HostReply(number, answer, body)) => answers.reply(number, answer, body),
             Some(ToAgent::HostData(number, event, body)) => answers.data(number, event, body),
             Some(ToAgent::HostMore(number)) => answers.more(number),
-            Some(other @ ToAgent::Welcome(_)) => return Err(SessionError::OutOfTurn(name(&other))),
+            Some(other @ (ToAgent::Welcome(_) | ToAgent::Artifact(_))) => {
+                return Err(SessionError::OutOfTurn(name(&other)));
+            }
         }
     }
 }
@@ -194,6 +213,7 @@ async fn pong(node: &Sender<ToNode>, number: u64) {
 fn name(message: &ToAgent) -> &'static str {
     match message {
         ToAgent::Welcome(_) => "Welcome",
+        ToAgent::Artifact(_) => "Artifact",
         ToAgent::Start(_) => "Start",
         ToAgent::Invoke(..) => "Invoke",
         ToAgent::Stop { .. } => "Stop",

@@ -107,6 +107,8 @@ pub struct Overrides {
     pub tls_ca: Option<PathBuf>,
     /// TLS before the server's greeting.
     pub tls_first: bool,
+    /// Prefix of reply subjects; says nothing about where to connect.
+    pub inbox_prefix: Option<String>,
     /// Name of the connection; says nothing about where to connect.
     pub name: Option<String>,
     /// Time limit; says nothing about where to connect.
@@ -188,6 +190,7 @@ impl Overrides {
         if let Some(timeout) = self.timeout {
             settings.timeout = timeout;
         }
+        settings.inbox_prefix = self.inbox_prefix.or(settings.inbox_prefix.take());
         settings.user = self.user.or(settings.user.take());
         settings.password = self.password.or(settings.password.take());
         settings.creds = self.creds.or(settings.creds.take());

@@ -8,6 +8,7 @@ use nkeys::XKey;
 use zeroize::Zeroizing;
 
 use nex_protocol::Environment;
+use nex_protocol::environment::clear_json;
 
 use crate::keys::{KeyError, XKeyPair};
 
@@ -47,7 +48,7 @@ impl XKeyPair {
     /// # Errors
     /// [`SealError::PublicKey`] when `recipient` is no public curve key.
     pub fn seal(&self, environment: &Environment, recipient: &str) -> Result<String, SealError> {
-        let clear = Zeroizing::new(serde_json::to_vec(environment).map_err(|_| SealError::Content)?);
+        let clear = clear_json(environment).map_err(|_| SealError::Content)?;
         let sealed = self.0.seal(&clear, &public(recipient)?).map_err(|error| SealError::Seal(error.to_string()))?;
         Ok(STANDARD.encode(sealed))
     }

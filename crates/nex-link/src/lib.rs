@@ -128,7 +128,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use nex_protocol::link::frame::MAX_LINK_FRAME;
-    use nex_protocol::link::message::{Invoke, ToAgent, ToNode};
+    use nex_protocol::link::message::{Invoke, Limits, Start, ToAgent, ToNode};
     use tokio::io::AsyncWriteExt;
     use tokio::sync::mpsc;
 
@@ -170,6 +170,41 @@ mod tests {
             assert_eq!((call, body.len()), (expected, size));
         }
         assert!(from_node.receive().await.unwrap().is_none(), "ends when the last sender is gone");
+    }
+
+    #[tokio::test]
+    async fn a_start_which_is_not_copied_keeps_its_place_among_others() {
+        for ends in [pair(), plain_pair()] {
+            let ((node, _from_agent), (_agent, mut from_node)) = ends;
+            let sizes = [1, 1 << 20, 300];
+            tokio::spawn(async move {
+                for (number, size) in (0u64..).zip(sizes) {
+                    node.send(ToAgent::Ping(number)).await.unwrap();
+                    node.send(ToAgent::Start(Box::new(start("x".repeat(size))))).await.unwrap();
+                }
+            });
+            for (number, size) in (0u64..).zip(sizes) {
+                assert_eq!(from_node.receive().await.unwrap(), Some(ToAgent::Ping(number)));
+                let expected = ToAgent::Start(Box::new(start("x".repeat(size))));
+                assert_eq!(from_node.receive().await.unwrap(), Some(expected));
+            }
+            assert!(from_node.receive().await.unwrap().is_none());
+        }
+    }
+
+    fn start(secret: String) -> Start {
+        Start {
+            name: "n".into(),
+            namespace: "d".into(),
+            r#type: nex_protocol::WorkloadType::Native,
+            argv: vec![],
+            environment: [("SECRET", secret)].into_iter().collect(),
+            artifact: "/a".into(),
+            sha256: String::new(),
+            limits: Limits { memory_bytes: 1, script_bytes: 1, reply_bytes: 1, concurrency: 1 },
+            require_static: false,
+            host_services: false,
+        }
     }
 
     #[tokio::test]

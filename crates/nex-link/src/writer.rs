@@ -93,7 +93,10 @@ struct Outlet {
 impl Outlet {
     /// Adds a frame behind what is pending, among which is no body: that would come before it.
     fn add(&mut self, frame: Frame) {
-        if frame.body.len() <= INLINE_BODY {
+        if frame.is_secret() {
+            frame.encode_lengths(&mut self.pending);
+            self.body = frame.head;
+        } else if frame.body.len() <= INLINE_BODY {
             frame.encode(&mut self.pending);
         } else {
             frame.encode_prefix(&mut self.pending);
@@ -109,6 +112,8 @@ impl Outlet {
         loop {
             let bytes: &[u8] = if self.pending.is_empty() { &self.body } else { &self.pending };
             if bytes.is_empty() {
+                // Let go of at once: it may be a secret that zeroizes itself.
+                self.body = Bytes::new();
                 break;
             }
             let written = match stream.as_mut().poll_write(cx, bytes) {
@@ -143,6 +148,7 @@ impl Outlet {
                 self.pending.advance(written);
             }
             if self.pending.is_empty() && self.body.is_empty() {
+                self.body = Bytes::new();
                 self.flushed = true;
                 return Ok(true);
             }
@@ -313,13 +319,13 @@ async fn write_all(line: &Line, mut outgoing: mpsc::Receiver<Frame>) -> io::Resu
         line.drain().await?;
         while let Some(frame) = next.take() {
             written += 1;
-            let large = frame.body.len() > INLINE_BODY;
+            let apart = frame.body.len() > INLINE_BODY || frame.is_secret();
             let gathered = {
                 let mut outlet = line.lock();
                 outlet.add(frame);
                 outlet.pending.len()
             };
-            if large {
+            if apart {
                 line.drain().await?;
             }
             if gathered < GATHER {

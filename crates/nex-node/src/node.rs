@@ -19,6 +19,7 @@ use nex_protocol::event::Event;
 use nex_sandbox::pool::PoolTask;
 use nex_sandbox::{Backoff, Cgroups, Pool, PoolSettings, ProcessSandbox, ProcessSettings};
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
@@ -109,6 +110,7 @@ impl Node {
             config,
             lame_duck: LameDuck::default(),
             no_cgroups,
+            announced: watch::Sender::new(false),
         });
         let control = Arc::new(Control::new(shared, node_id, tags, types));
         Ok(Self { control, pool_task, embedded, pid_file })
@@ -141,9 +143,12 @@ impl Node {
             // The drain below ends what there is by then.
             () = &mut shutdown => return drain(&control, None, pool_task, embedded, pid_file).await,
         }
-        // Before the first request: who repeats the deploy of a workload that is about to come back must not be first.
+        // Before the first request: who repeats the deploy of a workload that comes back must not be first, and who
+        // asks for the workload must find it.
         let records = shared.state.records::<Record>();
         control.remember_claims(records.iter().map(|(_, record)| &record.spec));
+        restore(&control, records);
+        start_configured(&control);
         let mut serving = control.serve().await.map_err(|error| NodeError::Serve(error.to_string()))?;
         let xkey = shared.state.xkey().public_key();
         info!(xkey, "use this key as the recipient for encrypted run requests");
@@ -159,8 +164,7 @@ impl Node {
             tags: control.tags.clone(),
         };
         shared.publisher.node_event(&started);
-        restore(&control, records);
-        start_configured(&control);
+        shared.announced.send_replace(true);
         serving.spawn(heartbeat(Arc::clone(&control)));
 
         tokio::select! {

@@ -47,6 +47,8 @@ pub struct Agent {
     pub receiver: Receiver<ToNode>,
     /// Cancelled when the place is gone.
     pub lost: CancellationToken,
+    /// Whether it can read the node's files; else the artifact is sent to it.
+    pub shares_files: bool,
     /// Where it lives.
     pub place: Box<dyn Place>,
 }

@@ -11,6 +11,7 @@ pub mod agent;
 pub mod backoff;
 pub mod cgroup;
 pub mod memory;
+pub mod microvm;
 pub mod pool;
 pub mod process;
 
@@ -19,6 +20,7 @@ use std::future::Future;
 pub use agent::{Agent, Place};
 pub use backoff::Backoff;
 pub use cgroup::{Cgroups, Resources};
+pub use microvm::{MachineSandbox, MachineSettings};
 pub use pool::{Pool, PoolExhausted, PoolSettings, PoolStatus};
 pub use process::{ProcessSandbox, ProcessSettings};
 
@@ -39,6 +41,14 @@ pub enum PrepareError {
     /// It ended, or broke the protocol, before it was ready.
     #[error("the agent ended before it shook hands: {0}")]
     Ended(String),
+    /// The machine it was to be in did not come up.
+    #[error("{error}; the machine's last words: {console}")]
+    Machine {
+        /// What was seen of it.
+        error: String,
+        /// The last lines of its console.
+        console: String,
+    },
     /// It is of another release.
     #[error("the agent speaks version {agent} of the link, this node speaks {node}: install both from one release")]
     Version {

@@ -87,6 +87,13 @@ impl Sandbox for MemorySandbox {
         let lost = CancellationToken::new();
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).push(lost.clone());
         self.alive.fetch_add(1, Ordering::SeqCst);
-        Ok(Agent { id: new_id(), sender, receiver, lost, place: Box::new(MemoryPlace(Arc::clone(&self.alive))) })
+        Ok(Agent {
+            id: new_id(),
+            sender,
+            receiver,
+            lost,
+            place: Box::new(MemoryPlace(Arc::clone(&self.alive))),
+            shares_files: true,
+        })
     }
 }

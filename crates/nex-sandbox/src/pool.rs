@@ -147,6 +147,7 @@ impl<S: Sandbox> Keeper<S> {
                 _ = &mut closing => break,
                 claim = claims.recv() => match claim {
                     Some(claim) => {
+                        self.waiting.retain(|claim| !claim.is_closed());
                         nobody_waited = self.waiting.is_empty();
                         self.waiting.push_back(claim);
                     }
@@ -283,7 +284,6 @@ mod tests {
     #[tokio::test]
     async fn a_shortage_is_counted_once_for_all_who_wait_at_the_same_time() {
         let (sandbox, pool, task) = pool(1);
-        pool.claim(LONG).await.unwrap().destroy().await;
         pool.watch().wait_for(|status| status.ready == 1).await.unwrap();
         assert_eq!(pool.status().shortages, 0);
         sandbox.fail(true);

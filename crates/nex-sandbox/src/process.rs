@@ -75,7 +75,7 @@ impl ProcessSandbox {
 }
 
 /// Removes a folder of an agent as far as that is possible: a workload may have taken away its own permissions.
-fn remove_tree(path: &Path) {
+pub(crate) fn remove_tree(path: &Path) {
     if std::fs::remove_dir_all(path).is_ok() {
         return;
     }
@@ -98,7 +98,7 @@ fn open_up(path: &Path) {
     }
 }
 
-fn make_dir(path: &Path) -> std::io::Result<()> {
+pub(crate) fn make_dir(path: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
@@ -141,7 +141,7 @@ impl Sandbox for ProcessSandbox {
             deno: settings.deno.clone(),
         };
         match shake_hands(&sender, &mut receiver, welcome, settings.handshake_timeout).await {
-            Ok(()) => Ok(Agent { id, sender, receiver, lost, place: Box::new(place) }),
+            Ok(()) => Ok(Agent { id, sender, receiver, lost, place: Box::new(place), shares_files: true }),
             Err(error) => {
                 drop((sender, receiver));
                 Box::new(place).destroy().await;

@@ -1,6 +1,7 @@
 package suite
 
 import (
+	"log/slog"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,15 +53,76 @@ func workloadEvents(t *testing.T, version Version) {
 	}
 	version.CheckUndeployed(t, undeployed, run)
 
-	// Events keep their order: what should not come would have come before this one.
-	_, err := w.Client(namespace).EnterLameDuck(w.Node.ID)
-	check(t, err)
-	events.Next(t, controlapi.LameDuckEnteredEventType, nil)
-	for kind, count := range events.counts() {
-		// Heartbeats come by the clock.
-		if count != 1 && kind != controlapi.HeartbeatEventType {
-			t.Errorf("%s came %d times", kind, count)
+	// What should not come would come before the events of another workload: those of one namespace keep their order.
+	// It is called too, for the node lets events of workloads go before those of calls.
+	w.Deploy(t, Script("later", harness.EchoScript, "events.later"))
+	w.Call(t, "events.later", nil)
+	for succeeded.Name != "later" {
+		events.Next(t, "function_exec_succeeded", &succeeded)
+	}
+	events.checkOnce(t, func(event controlapi.EmittedEvent) bool {
+		var about struct {
+			Name string `json:"workload_name"`
 		}
+		return event.Namespace == namespace && event.DataAs(&about) == nil && about.Name == "echo"
+	})
+}
+
+// functionExecFailed is another.
+type functionExecFailed struct {
+	Name      string `json:"workload_name"`
+	Subject   string `json:"trigger_subject"`
+	Namespace string `json:"namespace"`
+	Error     string `json:"error"`
+}
+
+func functionFails(t *testing.T, version Version) {
+	w := New(t, version, nil)
+	events := w.Events(t, namespace)
+	logs := w.Logs(t, namespace, "*", "*", "*")
+	const reason = "no such order"
+	run := w.Deploy(t, Script("fails", `() => { throw new Error("`+reason+`"); }`, "events.fails"))
+	if text := w.CallFailing(t, "events.fails"); !strings.Contains(text, reason) {
+		t.Errorf("the caller is told %q", text)
+	}
+	var failed functionExecFailed
+	event := events.Next(t, "function_exec_failed", &failed)
+	if failed.Name != "fails" || failed.Subject != "events.fails" || failed.Namespace != namespace || event.Namespace != namespace {
+		t.Errorf("failed: %+v", failed)
+	}
+	if !strings.Contains(failed.Error, reason) {
+		t.Errorf("error: %q", failed.Error)
+	}
+	text, entry := logs.Next(t, "call on events.fails failed: ")
+	if !strings.Contains(text, reason) || entry.Level != slog.LevelError || entry.Workload != run.ID {
+		t.Errorf("log: %+v", entry)
+	}
+}
+
+func serviceCrashes(t *testing.T, version Version) {
+	w := New(t, version, nil)
+	events := w.Events(t, namespace)
+	for _, test := range []struct {
+		name    string
+		signal  syscall.Signal
+		code    int
+		message string
+	}{
+		{"failed", syscall.SIGUSR1, harness.Failed, "exited with status 3"},
+		{"killed", syscall.SIGKILL, -1, "ended by signal 9 (SIGKILL)"},
+	} {
+		logs := w.Logs(t, namespace, "*", "*", test.name)
+		run := w.Deploy(t, Service(t, test.name))
+		check(t, syscall.Kill(pid(t, logs), test.signal))
+		var undeployed controlapi.WorkloadUndeployedEvent
+		events.Next(t, controlapi.WorkloadUndeployedEventType, &undeployed)
+		if undeployed.Name != test.name || undeployed.Code != test.code || undeployed.Message != test.message {
+			t.Errorf("undeployed: got %+v, want %+v", undeployed, test)
+		}
+		version.CheckUndeployed(t, undeployed, run)
+	}
+	if names := w.names(t, namespace); len(names) != 0 {
+		t.Errorf("still there: %v", names)
 	}
 }
 
@@ -102,6 +164,11 @@ func nodeEvents(t *testing.T, version Version) {
 	if status := node.Exit(t); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
+	// The other node speaks after this one is gone: what should not come would have come before.
+	_, err = w.Client(namespace).EnterLameDuck(w.Node.ID)
+	check(t, err)
+	events.NextFrom(t, w.Node.ID, controlapi.LameDuckEnteredEventType, nil)
+	events.checkOnce(t, func(event controlapi.EmittedEvent) bool { return event.Source() == node.ID })
 }
 
 func monitorAll(t *testing.T, version Version) {

@@ -1,8 +1,11 @@
 package suite
 
 import (
+	"errors"
 	"testing"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 	controlapi "github.com/synadia-io/nex/control-api"
 
 	"nexconformance/harness"
@@ -21,17 +24,12 @@ func lameDuck(t *testing.T, version Version) {
 	events.Next(t, controlapi.LameDuckEnteredEventType, &event)
 
 	_, err = w.Client(namespace).StartWorkload(w.Request(t, Script("after", harness.EchoScript, "duck.after")))
-	if err == nil || err.Error() != "Node is in lame duck mode. Workload deploy request denied" {
-		t.Errorf("a deploy: got error %v", err)
-	}
-	nodes, err := w.Scatter(namespace).PingNodes()
-	check(t, err)
+	w.Refused(t, "a deploy", err, "Node is in lame duck mode. Workload deploy request denied")
+	bids, nodes := askAll(t, w, []*controlapi.AuctionRequest{nil}, w.Scatter(namespace).Auction)
 	if len(nodes) != 1 || nodes[0].Tags[controlapi.TagLameDuck] != "true" {
 		t.Errorf("PING: %+v", nodes)
 	}
-	bids, err := w.Scatter(namespace).Auction(nil)
-	check(t, err)
-	if len(bids) != 0 {
+	if len(bids[0]) != 0 {
 		t.Errorf("a bid for what would be refused: %+v", bids)
 	}
 	// What ran goes on for a while.
@@ -66,12 +64,27 @@ func lameDuckRefused(t *testing.T, version Version) {
 	issuer := Account(t)
 	w := New(t, version, map[string]any{"valid_issuers": []string{public(t, issuer)}, "lame_duck_ms": 1})
 	w.Issuer = issuer
-	if entered, err := w.Client(namespace).EnterLameDuck(w.Node.ID); err == nil {
-		t.Errorf("an order without a claim was followed: %+v", entered)
-	}
+	_, err := w.Client(namespace).EnterLameDuck(w.Node.ID)
+	w.Refused(t, "an order without a claim", err, "Failed to enter lame duck mode: this node takes signed orders only")
+	info, err := w.Client(namespace).NodeInfo(w.Node.ID)
+	check(t, err)
+	checkTags(t, info.Tags)
 	w.Deploy(t, Script("goes-on", harness.EchoScript, "duck.goes-on"))
 	w.Call(t, "duck.goes-on", nil)
 	if !w.Node.Running() {
 		t.Error("the node left")
 	}
+}
+
+func lameDuckElsewhere(t *testing.T, version Version) {
+	w := New(t, version, map[string]any{"lame_duck_ms": 1})
+	key, err := nkeys.CreateServer()
+	check(t, err)
+	if _, err := w.Client(namespace).EnterLameDuck(public(t, key)); !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("a node that does not exist: got error %v", err)
+	}
+	// The order was not for this node.
+	info, err := w.Client(namespace).NodeInfo(w.Node.ID)
+	check(t, err)
+	checkTags(t, info.Tags)
 }

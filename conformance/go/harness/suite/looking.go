@@ -1,11 +1,13 @@
 package suite
 
 import (
+	"errors"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 	controlapi "github.com/synadia-io/nex/control-api"
 
@@ -65,10 +67,11 @@ func pingWorkloads(t *testing.T, version Version) {
 	one := w.Deploy(t, Script("one", harness.EchoScript, "wping.one"))
 	two := w.Deploy(t, Script("two", harness.EchoScript+"//", "wping.two"))
 	there := w.DeployIn(t, "elsewhere", Script("three", harness.EchoScript, "wping.three"))
-	for _, test := range []struct {
+	type question struct {
 		what, namespace, asked string
 		want                   []string
-	}{
+	}
+	tests := []question{
 		{"by namespace", namespace, "", []string{one.ID, two.ID}},
 		{"by another namespace", "elsewhere", "", []string{there.ID}},
 		{"by id", namespace, one.ID, []string{one.ID}},
@@ -77,11 +80,13 @@ func pingWorkloads(t *testing.T, version Version) {
 		{"by an unknown name", namespace, "nobody", nil},
 		{"by an id of another namespace", namespace, there.ID, nil},
 		{"by a namespace without workloads", "empty", "", nil},
-	} {
+	}
+	found, _ := askAll(t, w, tests, func(test question) ([]controlapi.WorkloadPingResponse, error) {
+		return w.Scatter(test.namespace).PingWorkloads(test.asked)
+	})
+	for i, test := range tests {
 		t.Run(test.what, func(t *testing.T) {
-			t.Parallel()
-			answers, err := w.Scatter(test.namespace).PingWorkloads(test.asked)
-			check(t, err)
+			answers := found[i]
 			if test.want == nil {
 				if len(answers) != 0 {
 					t.Errorf("got %+v, want no answer", answers)
@@ -149,8 +154,8 @@ func nodeInfo(t *testing.T, version Version) {
 
 	key, err := nkeys.CreateServer()
 	check(t, err)
-	if _, err := w.Scatter(namespace).NodeInfo(public(t, key)); err == nil {
-		t.Error("a node that does not exist answered")
+	if _, err := w.Client(namespace).NodeInfo(public(t, key)); !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("a node that does not exist: got error %v", err)
 	}
 }
 
@@ -158,11 +163,12 @@ func auction(t *testing.T, version Version) {
 	w := New(t, version, map[string]any{"workload_types": []string{"native", "wasm"}})
 	text := func(text string) *string { return &text }
 	truth := func(truth bool) *bool { return &truth }
-	for _, test := range []struct {
+	type question struct {
 		what    string
 		request *controlapi.AuctionRequest
 		fits    bool
-	}{
+	}
+	tests := []question{
 		{"no request", nil, true},
 		{"no constraint", &controlapi.AuctionRequest{}, true},
 		{"arch", &controlapi.AuctionRequest{Arch: text(runtime.GOARCH)}, true},
@@ -185,11 +191,13 @@ func auction(t *testing.T, version Version) {
 			Arch: text(runtime.GOARCH), OS: text("plan9"), Sandboxed: truth(false),
 			Tags: map[string]string{"color": "green"}, WorkloadTypes: []controlapi.NexWorkload{"native"},
 		}, false},
-	} {
+	}
+	answers, _ := askAll(t, w, tests, func(test question) ([]controlapi.AuctionResponse, error) {
+		return w.Scatter(namespace).Auction(test.request)
+	})
+	for i, test := range tests {
 		t.Run(test.what, func(t *testing.T) {
-			t.Parallel()
-			bids, err := w.Scatter(namespace).Auction(test.request)
-			check(t, err)
+			bids := answers[i]
 			if !test.fits {
 				if len(bids) != 0 {
 					t.Errorf("got %+v, want no bid", bids)

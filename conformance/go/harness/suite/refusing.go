@@ -45,19 +45,19 @@ func refusals(t *testing.T, version Version) {
 		}, {
 			"an essential function",
 			Script("essential", harness.EchoScript, "essential", controlapi.Essential(true)),
-			"",
+			"Invalid deploy request: essential flag is not supported for workload type: v8",
 		}, {
 			"an artifact that does not exist",
 			Script("missing", harness.EchoScript, "missing", controlapi.Location("nats://"+harness.Bucket+"/nothing")),
-			"Failed to cache workload bytes: ",
+			"Failed to cache workload bytes: there is no object 'nothing' in bucket '" + harness.Bucket + "'",
 		}, {
 			"an artifact elsewhere than in NATS",
 			Script("web", harness.EchoScript, "web", controlapi.Location("https://example.com/x.js")),
-			"",
+			"Unable to deserialize deploy request: location must be nats://BUCKET/key, its scheme is 'https'",
 		}, {
 			"a script with an error",
 			Script("broken", "(subject, payload => payload", "broken"),
-			"Failed to deploy workload: ",
+			"Failed to deploy workload: workload rejected by agent: ",
 		},
 	} {
 		t.Run(test.what, func(t *testing.T) {
@@ -65,13 +65,20 @@ func refusals(t *testing.T, version Version) {
 			if err == nil {
 				t.Fatalf("it runs: %+v", run)
 			}
-			if err.Error() == "" || !strings.HasPrefix(err.Error(), test.want) {
+			if !strings.HasPrefix(err.Error(), test.want) {
+				w.Node.Show(t)
 				t.Errorf("got error %q, want one that begins with %q", err, test.want)
 			}
 		})
 	}
-	if names := w.names(t, namespace); len(names) != 0 {
-		t.Errorf("running: %v", names)
+	// There the node tells of itself, and its events and logs must not be mistaken for those of a workload.
+	_, err := w.Client("system").StartWorkload(w.Request(t, Script("own", harness.EchoScript, "own")))
+	w.Refused(t, "the node's own namespace", err,
+		"Invalid subject for workload deployment: the namespace system is the node's own")
+	for _, namespace := range []string{namespace, "system"} {
+		if names := w.names(t, namespace); len(names) != 0 {
+			t.Errorf("running in %s: %v", namespace, names)
+		}
 	}
 }
 
@@ -80,25 +87,23 @@ func claimOnce(t *testing.T, version Version) {
 	request := w.Request(t, Service(t, "once"))
 	run, err := w.Client(namespace).StartWorkload(request)
 	check(t, err)
-	if _, err := w.Client(namespace).StartWorkload(request); err == nil {
-		t.Error("the same claim deployed a second time")
-	}
+	const used = "Invalid deploy request: the claim was used before"
+	_, err = w.Client(namespace).StartWorkload(request)
+	w.Refused(t, "a second time", err, used)
 	w.Stop(t, run)
-	if _, err := w.Client(namespace).StartWorkload(request); err == nil {
-		t.Error("the same claim deployed again what was stopped")
-	}
+	_, err = w.Client(namespace).StartWorkload(request)
+	w.Refused(t, "after a stop", err, used)
 }
 
 func otherBytes(t *testing.T, version Version) {
 	w := New(t, version, nil)
-	request := w.Request(t, Script("changed", harness.EchoScript, "changed",
-		version.HashOption(strings.Repeat("0a", 32))))
-	_, err := w.Client(namespace).StartWorkload(request)
-	if err == nil {
-		t.Fatal("bytes ran that the claim does not speak of")
-	}
-	// The same with the right digest, so that the digest is what was wrong.
+	other := strings.Repeat("0a", 32)
+	request := w.Request(t, Script("changed", harness.EchoScript, "changed", version.HashOption(other)))
 	sha256 := w.Put(t, "changed", []byte(harness.EchoScript))
+	_, err := w.Client(namespace).StartWorkload(request)
+	w.Refused(t, "other bytes", err, "Invalid deploy request: nats://"+harness.Bucket+"/changed has SHA-256 "+sha256+
+		", the claim says "+other)
+	// The same with the right digest, so that the digest is what was wrong.
 	w.Deploy(t, Script("changed", harness.EchoScript, "changed", version.HashOption(sha256)))
 }
 
@@ -106,9 +111,7 @@ func issuers(t *testing.T, version Version) {
 	trusted := Account(t)
 	w := New(t, version, map[string]any{"valid_issuers": []string{public(t, trusted)}})
 	_, err := w.Client(namespace).StartWorkload(w.Request(t, Script("stranger", harness.EchoScript, "stranger")))
-	if want := "invalid workload issuer: " + public(t, w.Issuer); err == nil || err.Error() != want {
-		t.Errorf("got error %v, want %q", err, want)
-	}
+	w.Refused(t, "a stranger", err, "invalid workload issuer: "+public(t, w.Issuer))
 	w.Issuer = trusted
 	w.Deploy(t, Script("friend", harness.EchoScript, "friend"))
 }

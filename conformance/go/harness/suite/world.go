@@ -3,10 +3,7 @@
 package suite
 
 import (
-	"context"
 	"log/slog"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,8 +14,8 @@ import (
 )
 
 const (
-	// scatter is how long the library collects answers: it always waits the whole time.
-	scatter = 500 * time.Millisecond
+	// scatter is how long the library collects answers: it always waits the whole time. A node under load takes some.
+	scatter = 2 * time.Second
 	// patience is for requests to one node, and for events.
 	patience = 30 * time.Second
 	// namespace is where tests deploy when they do not care.
@@ -37,6 +34,9 @@ type Version struct {
 	HostServices func(controlapi.NatsJwtConnectionInfo) controlapi.RequestOption
 	// Stop makes a request to stop.
 	Stop func(run *controlapi.RunResponse, node string, issuer nkeys.KeyPair) (*controlapi.StopRequest, error)
+	// DeployClaim is where a request to deploy has its claim, StopClaim where one to stop has it.
+	DeployClaim func(*controlapi.DeployRequest) *string
+	StopClaim   func(*controlapi.StopRequest) *string
 
 	// What only one of the versions has is checked by these.
 	CheckInfo       func(*testing.T, *controlapi.InfoResponse, *controlapi.RunResponse)
@@ -142,6 +142,13 @@ func Script(name, source, trigger string, options ...controlapi.RequestOption) D
 	return Deployment{name, controlapi.NexWorkloadV8, []byte(source), options}
 }
 
+// WebAssembly is the WebAssembly function of the harness.
+func WebAssembly(t *testing.T, name, trigger string, options ...controlapi.RequestOption) Deployment {
+	t.Helper()
+	options = append(options, controlapi.TriggerSubjects([]string{trigger}))
+	return Deployment{name, controlapi.NexWorkloadWasm, harness.Echo(t), options}
+}
+
 // Request uploads the artifact and has the library make the request. The options of the deployment come last, and so
 // replace what is set here.
 func (w *World) Request(t *testing.T, deployment Deployment) *controlapi.DeployRequest {
@@ -169,6 +176,7 @@ func (w *World) DeployIn(t *testing.T, namespace string, deployment Deployment) 
 	t.Helper()
 	run, err := w.Client(namespace).StartWorkload(w.Request(t, deployment))
 	if err != nil {
+		w.Node.Show(t)
 		t.Fatalf("deploying %s: %v", deployment.Name, err)
 	}
 	want := controlapi.RunResponse{Started: true, ID: run.ID, Issuer: public(t, w.Issuer), Name: deployment.Name}
@@ -199,9 +207,19 @@ func (w *World) Stop(t *testing.T, run *controlapi.RunResponse) *controlapi.Stop
 	t.Helper()
 	stopped, err := w.StopIn(t, namespace, run, w.Issuer)
 	if err != nil {
+		w.Node.Show(t)
 		t.Fatalf("stopping %s: %v", run.Name, err)
 	}
 	return stopped
+}
+
+// Refused checks that something was refused with this text.
+func (w *World) Refused(t *testing.T, what string, err error, want string) {
+	t.Helper()
+	if err == nil || err.Error() != want {
+		w.Node.Show(t)
+		t.Errorf("%s: got error %v, want %q", what, err, want)
+	}
 }
 
 // names are the workloads that INFO lists for a namespace.
@@ -214,40 +232,4 @@ func (w *World) names(t *testing.T, namespace string) []string {
 		names = append(names, machine.Workload.Name)
 	}
 	return names
-}
-
-// complaints are what the library logged as errors: replies and log entries that it could not read.
-type complaints struct {
-	mutex *sync.Mutex
-	texts *[]string
-}
-
-// watch gives a handler for the library's log. What the library complains about fails the test.
-func watch(t *testing.T) slog.Handler {
-	handler := complaints{new(sync.Mutex), new([]string)}
-	t.Cleanup(func() {
-		handler.mutex.Lock()
-		defer handler.mutex.Unlock()
-		for _, text := range *handler.texts {
-			t.Errorf("the library complained: %s", text)
-		}
-	})
-	return handler
-}
-
-func (c complaints) Enabled(_ context.Context, level slog.Level) bool {
-	return level >= slog.LevelError
-}
-func (c complaints) WithAttrs([]slog.Attr) slog.Handler { return c }
-func (c complaints) WithGroup(string) slog.Handler      { return c }
-
-func (c complaints) Handle(ctx context.Context, record slog.Record) error {
-	var text strings.Builder
-	if err := slog.NewTextHandler(&text, nil).Handle(ctx, record); err != nil {
-		return err
-	}
-	c.mutex.Lock()
-	defer c.mutex.Unlock()
-	*c.texts = append(*c.texts, text.String())
-	return nil
 }

@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use nex_link::Sender;
 use nex_protocol::link::message::{Exit, FailureKind, Start, ToNode};
@@ -19,9 +20,14 @@ use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::guard::Groups;
 use crate::process::{self, Group};
 use crate::workload::{self, Context, Finish, Inbox, Sign};
 use crate::{call, lines};
+
+/// Attempts to start a program that is open for writing, and the pause between two.
+const BUSY_ATTEMPTS: u32 = 50;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Runs a service.
 pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
@@ -34,7 +40,7 @@ pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
     if inbox.stop.borrow().is_some() {
         return Finish::stopped_early();
     }
-    let mut group = match process::spawn(command(&start, &welcome.work_dir), None, &groups) {
+    let mut group = match spawn(&start, &welcome.work_dir, &groups).await {
         Ok(group) => group,
         Err(error) => return Finish::Rejected(explain(&error, &start.artifact)),
     };
@@ -45,6 +51,18 @@ pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
     over.send_replace(true);
     while output.join_next().await.is_some() {}
     Finish::Exited(exit(status))
+}
+
+/// Starts the program. The system refuses a file that somebody has open for writing; a process that the node forks while
+/// it writes an artifact has that for a moment, until it becomes another program.
+async fn spawn(start: &Start, folder: &Path, groups: &Groups) -> io::Result<Group> {
+    for _ in 0..BUSY_ATTEMPTS {
+        match process::spawn(command(start, folder), None, groups) {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => tokio::time::sleep(BUSY_PAUSE).await,
+            other => return other,
+        }
+    }
+    process::spawn(command(start, folder), None, groups)
 }
 
 fn check(artifact: &Path, require_static: bool) -> Result<(), String> {

@@ -67,6 +67,8 @@ pub struct Shared {
     pub services: HostServices,
     /// Whether the node is on its way out.
     pub lame_duck: LameDuck,
+    /// Whether the node has said that it is there: what it brings back comes up after that.
+    pub announced: watch::Sender<bool>,
     /// Why processor and memory of services cannot be bounded here; none when they can.
     pub no_cgroups: Option<String>,
 }

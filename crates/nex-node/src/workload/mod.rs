@@ -4,6 +4,7 @@
 //! Fetching -> Starting -> Running -> Stopping -> (gone)
 //!     |           |          |
 //!     |           |          +-> Backoff -> Starting …      exit ≠ 0, agent lost, health lost
+//!     |           |                  +----> Failed -> (gone)  given up: stays until it is stopped, or the node starts again
 //!     +-----------+-----------------------> (gone)          never ran: the deploy is refused
 //! ```
 //! One task ([`actor`]) owns each workload and moves its state; everybody else sends it a message or looks at the

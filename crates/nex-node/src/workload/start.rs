@@ -3,15 +3,19 @@
 //! Whatever fails here is a refusal for the one who deploys, or a reason to try again; an agent that was claimed is
 //! destroyed then. Cancelling a start (the workload is to be stopped meanwhile) leaves nothing behind either.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::jetstream;
+use bytes::BytesMut;
 use nex_host_services::{HostServices, Tenant};
+use nex_link::Sender;
 use nex_protocol::control::deploy::NatsConnection;
 use nex_protocol::event::Event;
 use nex_protocol::link::message::{Limits, Start, ToAgent, ToNode};
 use nex_protocol::{Code, Environment, Fault};
 use nex_sandbox::{Agent, Resources};
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -21,6 +25,9 @@ use super::trigger::Triggers;
 use super::{Origin, State, credentials};
 use crate::artifact::Artifact;
 use crate::config::FunctionLimits;
+
+/// Bytes of an artifact in one message to an agent.
+const PIECE: usize = 256 << 10;
 
 /// Memory of an agent itself, bytes: it lives in the same control group as its service.
 const AGENT_MEMORY: u64 = 16 << 20;
@@ -47,6 +54,10 @@ impl Actor {
     }
 
     async fn bring_up(&mut self) -> Result<Hosted, Fault> {
+        if self.origin != Origin::Request {
+            // It can be seen and stopped before; the sender lives as long as this.
+            let _ = self.shared.announced.subscribe().wait_for(|announced| *announced).await;
+        }
         let artifact = match self.artifact.clone() {
             Some(artifact) => artifact,
             None => self.fetch().await?,
@@ -112,7 +123,7 @@ impl Actor {
     async fn hand_over(&self, agent: Agent, artifact: &Artifact, environment: Environment) -> Result<Hosted, Fault> {
         let failed =
             |text: &dyn std::fmt::Display| Fault::new(Code::StartFailed, format!("Failed to deploy workload: {text}"));
-        let Agent { sender, receiver, lost, place, .. } = agent;
+        let Agent { sender, receiver, lost, place, shares_files, .. } = agent;
         let mut hosted = Hosted { sender, receiver, lost, place, calls: None };
         let resources = self.resources();
         if !resources.is_empty()
@@ -122,13 +133,17 @@ impl Actor {
             let text = format!("Failed to deploy workload: its limits cannot be enforced: {error}");
             return Err(Fault::new(Code::LimitUnavailable, text));
         }
+        if !shares_files && let Err(error) = send_artifact(&hosted.sender, &artifact.path).await {
+            hosted.destroy().await;
+            return Err(failed(&format_args!("the artifact cannot be sent to the agent: {error}")));
+        }
         let start = ToAgent::Start(Box::new(Start {
             name: self.spec.name.to_string(),
             namespace: self.spec.namespace.to_string(),
             r#type: self.spec.r#type,
             argv: self.spec.argv.clone(),
             environment,
-            artifact: artifact.path.clone(),
+            artifact: if shares_files { artifact.path.clone() } else { PathBuf::new() },
             sha256: artifact.sha256.clone(),
             limits: self.limits(),
             require_static: !self.shared.config.no_sandbox,
@@ -237,5 +252,19 @@ impl Actor {
             self.triggers = Some(Triggers::subscribe(connection, &self.function).await.map_err(failed)?);
         }
         Ok(())
+    }
+}
+
+/// Sends an artifact piece by piece. The link holds us back when the agent is slow.
+async fn send_artifact(agent: &Sender<ToAgent>, path: &Path) -> std::io::Result<()> {
+    let mut file = tokio::fs::File::open(path).await?;
+    loop {
+        let mut piece = BytesMut::with_capacity(PIECE);
+        while piece.len() < PIECE && file.read_buf(&mut piece).await? > 0 {}
+        let last = piece.len() < PIECE;
+        agent.send(ToAgent::Artifact(piece.freeze())).await.map_err(std::io::Error::other)?;
+        if last {
+            return Ok(());
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! agent                      node
 //!   Hello         ->                    once, first
 //!                 <-  Welcome           once
+//!                 <-  Artifact          any number, where agent and node share no files
 //!                 <-  Start             once
 //!   Started | Rejected ->               once, answers Start
 //!                 <-  Invoke(call)      functions, many in flight
@@ -103,7 +104,7 @@ pub struct Start {
     pub argv: Vec<String>,
     /// Its environment, in clear: the link is private to the two processes.
     pub environment: Environment,
-    /// The verified artifact; read-only to the agent.
+    /// The verified artifact; read-only to the agent. Empty when it was sent over the link, in [`ToAgent::Artifact`].
     pub artifact: PathBuf,
     /// SHA-256 of the artifact, hex.
     pub sha256: String,
@@ -132,6 +133,8 @@ pub struct Invoke {
 pub enum ToAgent {
     /// See [`Welcome`].
     Welcome(Welcome),
+    /// The next piece of the artifact.
+    Artifact(Bytes),
     /// See [`Start`].
     Start(Box<Start>),
     /// See [`Invoke`]; call number and payload beside it.
@@ -276,6 +279,7 @@ pub(super) mod kind {
     pub(super) const HOST_REPLY: u8 = 6;
     pub(super) const HOST_DATA: u8 = 7;
     pub(super) const HOST_MORE: u8 = 8;
+    pub(super) const ARTIFACT: u8 = 9;
     pub(super) const HELLO: u8 = 65;
     pub(super) const STARTED: u8 = 66;
     pub(super) const REJECTED: u8 = 67;
@@ -362,6 +366,7 @@ impl Message for ToAgent {
                 let head = Bytes::from_owner(clear_json(&start)?);
                 Ok(Frame { kind: kind::START, call: 0, head, body: Bytes::new() })
             }
+            ToAgent::Artifact(body) => Ok(Frame { kind: kind::ARTIFACT, call: 0, head: Bytes::new(), body }),
             ToAgent::Invoke(call, invoke, payload) => frame(kind::INVOKE, call, &invoke, payload),
             ToAgent::Stop { grace_ms } => frame(kind::STOP, 0, &StopHead { grace_ms }, Bytes::new()),
             ToAgent::Ping(call) => Ok(bare(kind::PING, call)),
@@ -381,6 +386,7 @@ impl Message for ToAgent {
         Ok(match frame.kind {
             kind::WELCOME => ToAgent::Welcome(head(&frame)?),
             kind::START => ToAgent::Start(head(&frame)?),
+            kind::ARTIFACT => ToAgent::Artifact(frame.body),
             kind::INVOKE => ToAgent::Invoke(frame.call, head(&frame)?, frame.body),
             kind::STOP => ToAgent::Stop { grace_ms: head::<StopHead>(&frame)?.grace_ms },
             kind::PING => ToAgent::Ping(frame.call),

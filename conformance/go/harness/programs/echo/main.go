@@ -1,4 +1,5 @@
-// Command echo is the WebAssembly function of the tests: it answers with its subject and what it was sent.
+// Command echo is the WebAssembly function of the tests: it answers with its subject, the variable CONFORMANCE and what
+// it was sent.
 package main
 
 import (
@@ -11,7 +12,7 @@ func main() {
 	if err != nil {
 		os.Exit(1)
 	}
-	if _, err := os.Stdout.Write(append([]byte(os.Args[1]), input...)); err != nil {
+	if _, err := os.Stdout.Write(append([]byte(os.Args[1]+os.Getenv("CONFORMANCE")), input...)); err != nil {
 		os.Exit(1)
 	}
 }

@@ -1,0 +1,157 @@
+//! QEMU's `microvm` machine: the same guest on machines without Firecracker, with KVM or, much slower, without.
+//!
+//! QEMU is told everything on its command line and is spoken to by nobody: it has no monitor socket, no default devices
+//! and no user network. The link is a virtio-serial port, which needs no vsock of the host. QEMU's own sandbox is on, so
+//! that a guest that breaks out of a device starts no program and gains no privilege.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+use super::MachineSettings;
+
+/// Socket of the link in the machine's folder.
+pub(super) const LINK: &str = "link.sock";
+
+/// How QEMU runs the guest's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    /// By the processor.
+    Kvm,
+    /// By translating it.
+    Tcg,
+}
+
+impl Accelerator {
+    /// The spelling of QEMU, and of the node's tag.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Accelerator::Kvm => "kvm",
+            Accelerator::Tcg => "tcg",
+        }
+    }
+
+    /// What this machine has: KVM when it can be opened and the processor has virtualization; an emulated KVM is slower
+    /// than none and runs only kernels made for it.
+    pub fn of_this_machine() -> Self {
+        let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+        let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let hardware = processor
+            .lines()
+            .find(|line| line.starts_with("flags"))
+            .is_some_and(|flags| flags.split_ascii_whitespace().any(|flag| flag == "vmx" || flag == "svm"));
+        // Other architectures do not list it.
+        let hardware = hardware || !cfg!(target_arch = "x86_64");
+        if opened && hardware { Accelerator::Kvm } else { Accelerator::Tcg }
+    }
+}
+
+/// The QEMU to use.
+#[derive(Debug, Clone)]
+pub struct Qemu {
+    /// `qemu-system-x86_64`.
+    pub program: PathBuf,
+    /// How it runs guests.
+    pub accelerator: Accelerator,
+}
+
+impl Qemu {
+    /// The command for a machine with this folder.
+    pub(super) fn command(&self, settings: &MachineSettings, id: &str, folder: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(["-M", "microvm,x-option-roms=off,rtc=on,isa-serial=on,acpi=off"])
+            .args(["-accel", self.accelerator.as_str()])
+            // What the host has, or all that can be translated.
+            .args(["-cpu", if self.accelerator == Accelerator::Kvm { "host" } else { "max" }])
+            .arg("-m")
+            .arg(settings.memory_mib.to_string())
+            .arg("-smp")
+            .arg(settings.vcpus.to_string())
+            .args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"])
+            .args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"])
+            .args(["-global", "virtio-mmio.force-legacy=false"])
+            .arg("-kernel")
+            .arg(&settings.kernel);
+        if let Some(initrd) = &settings.initrd {
+            command.arg("-initrd").arg(initrd);
+        }
+        command
+            .arg("-append")
+            .arg(boot_arguments(settings, id))
+            .args(["-serial", "stdio"])
+            .arg("-drive")
+            .arg(format!("id=root,if=none,format=raw,readonly=on,file={}", quoted(&settings.root_image)))
+            .args(["-device", "virtio-blk-device,drive=root"])
+            .args(["-device", "virtio-serial-device"])
+            .arg("-chardev")
+            .arg(format!("socket,id=link,server=on,wait=off,path={}", quoted(&folder.join(LINK))))
+            .args(["-device", "virtserialport,chardev=link,name=nex.link"])
+            .args(["-device", "virtio-rng-device"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .env_clear()
+            .current_dir(folder)
+            .kill_on_drop(true)
+            // A Ctrl-C at the node's terminal is the node's alone.
+            .process_group(0);
+        command
+    }
+}
+
+/// What the kernel and `nex-init` are told.
+fn boot_arguments(settings: &MachineSettings, id: &str) -> String {
+    let init = if settings.initrd.is_some() { "rdinit=/sbin/nex-init" } else { "root=/dev/vda ro init=/sbin/nex-init" };
+    let scratch = settings.scratch.memory_mib;
+    let mut text = format!(
+        "console=ttyS0 reboot=t panic=-1 quiet {init} nex.link=serial nex.scratch=memory:{scratch} nex.name=nex-{id} \
+         nex.log={}",
+        settings.log_filter.replace(char::is_whitespace, "")
+    );
+    if !settings.boot_arguments.is_empty() {
+        text.push(' ');
+        text.push_str(&settings.boot_arguments);
+    }
+    text
+}
+
+/// A path in a list that QEMU parts at commas.
+fn quoted(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::microvm::ScratchSpace;
+    use std::time::Duration;
+
+    #[test]
+    fn the_root_image_is_only_read_and_commas_do_not_end_a_path() {
+        let settings = MachineSettings {
+            kernel: "/k".into(),
+            initrd: None,
+            root_image: "/images/a,b.ext4".into(),
+            memory_mib: 256,
+            vcpus: 2,
+            scratch: ScratchSpace { memory_mib: 64 },
+            boot_arguments: "noxsave".into(),
+            machines_dir: "/m".into(),
+            boot_timeout: Duration::from_secs(1),
+            log_filter: "warn, nex=debug".into(),
+            cgroups: None,
+        };
+        let qemu = Qemu { program: "/q".into(), accelerator: Accelerator::Tcg };
+        let command = qemu.command(&settings, "id", Path::new("/m/id"));
+        let words: Vec<String> = command.as_std().get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        assert!(
+            words.contains(&"id=root,if=none,format=raw,readonly=on,file=/images/a,,b.ext4".to_owned()),
+            "{words:?}"
+        );
+        let append = words.iter().position(|word| word == "-append").unwrap();
+        assert!(words[append + 1].contains(" nex.log=warn,nex=debug noxsave"), "{words:?}");
+        assert!(!words.iter().any(|word| word.contains("-netdev") || word.contains("-monitor")), "{words:?}");
+    }
+}
