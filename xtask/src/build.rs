@@ -52,7 +52,7 @@ pub(crate) fn examples() -> Result<()> {
 }
 
 /// Copies a file over another by way of a rename: the old one may be running.
-fn replace(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn replace(from: &Path, to: &Path) -> Result<()> {
     let fresh = to.with_extension("new");
     let copied = fs::copy(from, &fresh).and_then(|_| fs::rename(&fresh, to));
     copied.with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))

@@ -11,6 +11,7 @@ mod conformance;
 mod elf;
 mod fuzz;
 mod generate;
+mod guest;
 mod install;
 mod layout;
 mod narrate;
@@ -41,6 +42,7 @@ Usage: cargo xtask COMMAND
                    drive the node with the client library of Go Nex, where Go is installed; ARGS go to `go test`
   generate         write schemas/ and docs/errors.md anew, after a change of the types they are made from
   build            build nex, its agent and the examples
+  guest            build what runs in microVMs, and fetch a kernel for tests of them
   setup            install what the others need and this machine lacks (they do it by themselves)";
 
 fn main() -> ExitCode {
@@ -65,6 +67,7 @@ fn run(arguments: &[OsString]) -> Result<()> {
     match command {
         "setup" => setup::run().map(drop),
         "build" => build::run(),
+        "guest" => guest::run(),
         "demo" => demo(),
         "test" => test::run(rest),
         "bench" => bench::run(rest),

@@ -72,7 +72,7 @@ fn run() -> Result<String, Failure> {
     mounts::kernel()?;
     let line = fs::read_to_string("/proc/cmdline").map_err(doing("read the kernel's command line".to_owned()))?;
     let settings = Settings::parse(&line)?;
-    modules::load()?;
+    modules::load(&line)?;
     mounts::root(&settings)?;
     mounts::resolver(&settings.dns)?;
     sethostname(settings.name.as_bytes()).map_err(io::Error::from).map_err(doing("set the host's name".to_owned()))?;

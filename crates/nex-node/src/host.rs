@@ -33,6 +33,10 @@ pub fn tags(config: &Config, node_id: &str) -> BTreeMap<String, String> {
     if config.no_sandbox {
         tags.insert(tag::UNSAFE.to_owned(), "true".to_owned());
     }
+    if let Some((monitor, accelerator)) = crate::sandbox::monitor(config) {
+        tags.insert(tag::VMM.to_owned(), monitor.to_owned());
+        tags.insert(tag::ACCELERATOR.to_owned(), accelerator.to_owned());
+    }
     tags
 }
 
@@ -127,6 +131,15 @@ fn tool(
 /// [`NotFound`].
 pub fn deno(config: &Config) -> Result<PathBuf, NotFound> {
     tool(config, "deno", "deno_path", "NEX_DENO", config.deno_path.as_ref())
+}
+
+/// QEMU for this architecture: as configured, else by `NEX_QEMU`, else beside `nex` or on the path.
+///
+/// # Errors
+/// [`NotFound`].
+pub fn qemu(config: &Config) -> Result<PathBuf, NotFound> {
+    let program = if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
+    tool(config, program, "qemu_path", "NEX_QEMU", config.qemu_path.as_ref())
 }
 
 /// nats-server: as configured, else by `NEX_NATS_SERVER`, else beside `nex` or on the path.

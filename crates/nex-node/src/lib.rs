@@ -14,6 +14,7 @@ pub mod host;
 pub mod lame_duck;
 mod node;
 pub mod publisher;
+pub mod sandbox;
 pub mod state;
 pub mod workload;
 
@@ -105,19 +106,10 @@ impl Overrides {
 /// Problems of a configuration that only show on this machine; nothing is started or changed.
 pub fn check(config: &Config, overrides: &Overrides) -> Vec<String> {
     let config = overrides.apply(config.clone());
-    let mut problems = Vec::new();
-    if !config.no_sandbox {
-        problems.push(
-            "no_sandbox: this release has no Firecracker sandbox yet, so a node must be told to do without: set \
-             no_sandbox to true or give --no-sandbox (workloads then run as processes of the node's user)"
-                .to_owned(),
-        );
-    }
-    if let Err(error) = host::agent(&config) {
-        problems.push(error.to_string());
-    }
+    let mut problems = sandbox::problems(&config);
     let wants_v8 = config.workload_types.as_ref().is_some_and(|types| types.contains(&WorkloadType::V8));
-    if (wants_v8 || config.deno_path.is_some())
+    if config.no_sandbox
+        && (wants_v8 || config.deno_path.is_some())
         && let Err(error) = host::deno(&config)
     {
         problems.push(format!("{error}: it runs JavaScript functions, workload type v8"));

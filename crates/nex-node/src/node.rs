@@ -16,8 +16,8 @@ use nex_host_services::HostServices;
 use nex_identity::Issuer;
 use nex_protocol::WorkloadType;
 use nex_protocol::event::Event;
+use nex_sandbox::Cgroups;
 use nex_sandbox::pool::PoolTask;
-use nex_sandbox::{Backoff, Cgroups, Pool, PoolSettings, ProcessSandbox, ProcessSettings};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -34,16 +34,13 @@ use crate::state::StateDir;
 use crate::workload::Record;
 use crate::workload::actor::{self, Shared};
 use crate::workload::table::Table;
-use crate::{LogLine, NodeError, Overrides, host};
+use crate::{LogLine, NodeError, Overrides, host, sandbox};
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// Time NATS has to take the last events.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// Preparations of agents at a time.
-const PARALLEL: usize = 4;
 
 /// A node that is built and not yet on the air.
 pub(crate) struct Node {
@@ -83,20 +80,8 @@ impl Node {
             Err(unavailable) => (None, Some(unavailable.to_string())),
         };
         let deno = host::deno(&config).ok();
-        let types = types(&config, deno.is_some());
-        let sandbox = ProcessSandbox::new(ProcessSettings {
-            agent: host::agent(&config)?,
-            agents_dir: state.path("agents"),
-            compiled_dir: state.path("compiled"),
-            deno,
-            handshake_timeout: config.agent_handshake_timeout,
-            cgroups,
-            log_filter: std::env::var("NEX_AGENT_LOG").unwrap_or_else(|_| "warn".to_owned()),
-        })
-        .map_err(|source| NodeError::Agents(source.to_string()))?;
-        let backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(30) };
-        let size = config.machine_pool_size;
-        let (pool, pool_task) = Pool::spawn(Arc::new(sandbox), PoolSettings { size, parallel: PARALLEL, backoff });
+        let types = types(&config, deno.is_some() || !config.no_sandbox);
+        let (pool, pool_task) = sandbox::pool(&config, &state, deno, cgroups)?;
 
         let tags = host::tags(&config, &node_id);
         let shared = Arc::new(Shared {

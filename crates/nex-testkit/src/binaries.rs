@@ -23,6 +23,11 @@ impl Binaries {
         Self::find("nex-agent")
     }
 
+    /// The folder of the programs that run in microVMs; there only when `cargo xtask guest` has made them.
+    pub fn guest() -> Result<PathBuf> {
+        Ok(profile_folder()?.join("guest"))
+    }
+
     fn find(name: &str) -> Result<PathBuf> {
         let folder = profile_folder()?;
         let path = folder.join(name);
@@ -118,6 +123,14 @@ pub fn examples() -> Result<Examples> {
 pub fn workspace_root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_owned()
+}
+
+/// A program on the path, or where the variable says.
+pub fn program(variable: &str, name: &str) -> Option<PathBuf> {
+    let named = std::env::var_os(variable).map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = || std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file());
+    named.or_else(found)
 }
 
 /// The nats-server to test against.

@@ -10,7 +10,7 @@ mod nats_server;
 mod nex_node;
 mod process;
 
-pub use binaries::{Binaries, Examples, examples, forget_user, workspace_root};
+pub use binaries::{Binaries, Examples, examples, forget_user, program, workspace_root};
 pub use log::Log;
 pub use nats_server::{NatsServer, NatsServerBuilder};
 pub use nex_node::{NexNode, NexNodeBuilder};

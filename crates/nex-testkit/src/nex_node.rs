@@ -35,6 +35,7 @@ pub struct NexNodeBuilder {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     state: Option<PathBuf>,
+    sandboxed: bool,
 }
 
 impl NexNodeBuilder {
@@ -59,6 +60,14 @@ impl NexNodeBuilder {
         self
     }
 
+    /// Workloads live in a sandbox, which the configuration must describe.
+    #[must_use]
+    pub fn sandboxed(mut self) -> Self {
+        self.sandboxed = true;
+        merge(&mut self.config, json!({"no_sandbox": false}));
+        self
+    }
+
     /// Uses this state folder, which outlives the guard, in place of one of its own.
     #[must_use]
     pub fn state_dir(mut self, folder: impl Into<PathBuf>) -> Self {
@@ -76,7 +85,10 @@ impl NexNodeBuilder {
         // Looked for only for its error: without the agent the node would fail in a way that is harder to read.
         Binaries::agent()?;
         let mut command = Command::new(Binaries::nex()?);
-        command.args(["node", "up", "--no-sandbox", "--config"]).arg(&config).arg("--state-dir").arg(&state);
+        command.args(["node", "up", "--config"]).arg(&config).arg("--state-dir").arg(&state);
+        if !self.sandboxed {
+            command.arg("--no-sandbox");
+        }
         command.args(&self.arguments);
         // Nothing of the person who runs the tests: neither keys nor NATS contexts.
         binaries::forget_user(&mut command);
@@ -140,6 +152,7 @@ impl NexNode {
             arguments: Vec::new(),
             environment: Vec::new(),
             state: None,
+            sandboxed: false,
         }
     }
 

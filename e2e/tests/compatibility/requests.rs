@@ -200,10 +200,14 @@ async fn a_stop_for_another_node_is_refused() -> Result<()> {
 async fn a_node_that_is_stopping_takes_no_deploys_and_says_so() -> Result<()> {
     let world = World::with(json!({"stop_grace_ms": 4000})).await?;
     let request = function(&world, "f").await?;
-    world.shell_service("stubborn", "trap '' TERM; while :; do /bin/sleep 0.1; done", false).await?;
+    // Before it has shut its ears it would end at once, and the node with it.
+    let deaf = world.node.folder().join("deaf");
+    let script = format!("trap '' TERM; : > {}; while :; do /bin/sleep 0.1; done", deaf.display());
+    world.shell_service("stubborn", &script, false).await?;
+    eventually("the service hears nothing", || async { deaf.exists() }).await?;
     world.node.process().signal(Signal::TERM)?;
     eventually("the service is being ended", || async {
-        world.info().await.is_ok_and(|info| info.machines[0].workload.state == "stopping")
+        world.info().await.is_ok_and(|info| info.machines.iter().any(|machine| machine.workload.state == "stopping"))
     })
     .await?;
     let refused = not_deployed(&world, &request).await;

@@ -8,6 +8,7 @@ mod limits;
 mod logging;
 mod node;
 mod observe;
+mod rootfs;
 mod workload;
 
 use clap::{Args, Parser, Subcommand};
@@ -18,6 +19,7 @@ pub(crate) use connection::ConnectionArgs;
 pub(crate) use logging::{Level, Logger, LoggingArgs, TimeFormat};
 pub(crate) use node::{CheckArgs, InfoArgs, LsArgs, NatsSource, NodeCommand, NodeOverrides, UpArgs};
 pub(crate) use observe::{EventsArgs, FeedArgs, LameDuckArgs, LogsArgs, ProbeArgs, WorkloadCommand, WorkloadLsArgs};
+pub(crate) use rootfs::{BuildArgs, InitramfsArgs, InspectArgs, RootfsArgs, RootfsCommand};
 pub(crate) use workload::{DevrunArgs, RunArgs, StopArgs, WorkloadArgs};
 
 /// `nex` and everything after it.
@@ -84,6 +86,9 @@ pub(crate) enum Command {
     Events(EventsArgs),
     /// Have a node take no new work and leave
     Lameduck(LameDuckArgs),
+    /// Build the root image of microVMs
+    #[command(alias = "fs")]
+    Rootfs(RootfsArgs),
     /// Print the version
     Version {
         /// Print JSON

@@ -11,6 +11,7 @@ mod node_ls;
 mod node_reference;
 mod node_up;
 mod placement;
+mod rootfs;
 mod run;
 mod session;
 mod stop;
@@ -58,6 +59,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Devrun(args) => client_command(devrun::run(&global, &args)),
         Command::Run(args) => client_command(run::run(&global, &args)),
         Command::Stop(args) => client_command(stop::run(&global, &args)),
+        Command::Rootfs(args) => rootfs::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Version { json } => version::run(json).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "nex", &mut std::io::stdout());

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::reader::{Report, Section};
 use super::{
     AutostartWorkload, Cni, Config, ConfigErrors, HostServices, Loaded, MachineTemplate, NAMESPACE, NodeLimits,
-    PublicNatsServer, RateLimiters, TokenBucket, WorkloadCaps, host_services,
+    PublicNatsServer, RateLimiters, TokenBucket, Vmm, WorkloadCaps, host_services,
 };
 
 /// Keys of Go Nex that have no effect here, and why.
@@ -94,11 +94,20 @@ fn programs(root: &mut Section<'_>, config: &mut Config) {
     config.default_resource_dir = root.take("default_resource_dir");
     config.kernel_filepath = root.take("kernel_filepath");
     config.rootfs_filepath = root.take("rootfs_filepath");
+    config.initrd_filepath = root.take("initrd_filepath");
+    config.qemu_path = root.take("qemu_path");
 }
 
 fn machines(root: &mut Section<'_>, config: &mut Config) {
     millis(root, "agent_handshake_timeout_ms", &mut config.agent_handshake_timeout);
     millis(root, "agent_ping_timeout_ms", &mut config.agent_ping_timeout);
+    millis(root, "boot_timeout_ms", &mut config.boot_timeout);
+    set(&mut config.boot_arguments, root.take("boot_arguments"));
+    match root.take::<String>("vmm").as_deref() {
+        None | Some("firecracker") => {}
+        Some("qemu") => config.vmm = Vmm::Qemu,
+        Some(other) => root.problem("vmm", format!("'{other}' is neither \"firecracker\" nor \"qemu\"")),
+    }
     let size = root.take_in("machine_pool_size", 1..=4096).and_then(|size| usize::try_from(size).ok());
     set(&mut config.machine_pool_size, size);
     let template = root.section("machine_template", |template| MachineTemplate {

@@ -47,6 +47,16 @@ pub struct Config {
     pub kernel_filepath: Option<PathBuf>,
     /// Root file system of the microVMs (`rootfs_filepath`).
     pub rootfs_filepath: Option<PathBuf>,
+    /// Initramfs of that kernel, when it has drivers as modules (`initrd_filepath`).
+    pub initrd_filepath: Option<PathBuf>,
+    /// More words for the command line of that kernel (`boot_arguments`).
+    pub boot_arguments: String,
+    /// What runs the microVMs (`vmm`, `firecracker`).
+    pub vmm: Vmm,
+    /// QEMU, when it is not on the path (`qemu_path`).
+    pub qemu_path: Option<PathBuf>,
+    /// Time a microVM has from its start to its agent's handshake (`boot_timeout_ms`, 60000).
+    pub boot_timeout: Duration,
     /// Agents to keep ready (`machine_pool_size`, 1).
     pub machine_pool_size: usize,
     /// Size of a microVM; its memory also bounds a function outside of one (`machine_template`).
@@ -93,6 +103,25 @@ pub struct Config {
     pub artifact_buckets: Vec<String>,
     /// Largest sum of artifacts kept although nothing runs them, bytes (`artifact_cache_bytes`, 1 GiB).
     pub artifact_cache_bytes: u64,
+}
+
+/// A monitor of microVMs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vmm {
+    /// Firecracker.
+    Firecracker,
+    /// QEMU's `microvm` machine.
+    Qemu,
+}
+
+impl Vmm {
+    /// The spelling in the configuration and in the node's tags.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Vmm::Firecracker => "firecracker",
+            Vmm::Qemu => "qemu",
+        }
+    }
 }
 
 /// A workload of `autostart.workloads`.
@@ -294,6 +323,21 @@ pub struct FunctionLimits {
 }
 
 impl Config {
+    /// The kernel of microVMs: as configured, else `vmlinux` in the resource folder.
+    pub fn kernel(&self) -> PathBuf {
+        self.resource(self.kernel_filepath.as_ref(), "vmlinux")
+    }
+
+    /// The root image of microVMs: as configured, else `rootfs.ext4` in the resource folder.
+    pub fn root_image(&self) -> PathBuf {
+        self.resource(self.rootfs_filepath.as_ref(), "rootfs.ext4")
+    }
+
+    fn resource(&self, configured: Option<&PathBuf>, name: &str) -> PathBuf {
+        let folder = || self.default_resource_dir.clone().unwrap_or_else(|| PathBuf::from("/var/lib/nex/resources"));
+        configured.cloned().unwrap_or_else(|| folder().join(name))
+    }
+
     /// Whether workloads of the namespace may come from this bucket. The node reads it with permissions of its own,
     /// which are good for the buckets of all.
     pub fn takes_artifacts_from(&self, bucket: &str, namespace: &Namespace) -> bool {
@@ -318,6 +362,11 @@ impl Default for Config {
             host_services: HostServices::default(),
             kernel_filepath: None,
             rootfs_filepath: None,
+            initrd_filepath: None,
+            boot_arguments: String::new(),
+            vmm: Vmm::Firecracker,
+            qemu_path: None,
+            boot_timeout: Duration::from_secs(60),
             machine_pool_size: 1,
             machine_template: MachineTemplate { vcpu_count: 1, memsize_mib: 256 },
             cni: Cni {

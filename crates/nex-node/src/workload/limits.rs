@@ -11,6 +11,7 @@ use nex_protocol::{Code, Fault, WorkloadType};
 use super::Spec;
 use super::actor::Shared;
 use crate::config::{Config, FunctionLimits};
+use crate::sandbox;
 
 /// Checks what a deploy asks for.
 ///
@@ -33,7 +34,7 @@ pub fn check(asked: &WorkloadLimits, kind: WorkloadType, shared: &Shared) -> Res
 fn within_policy(asked: &WorkloadLimits, kind: WorkloadType, config: &Config) -> Result<(), Fault> {
     let caps = [
         ("cpu_millis", config.workload_limits.cpu_millis.unwrap_or(config.machine_template.vcpu_count * 1000)),
-        ("memory_mib", config.workload_limits.memory_mib.unwrap_or(config.machine_template.memsize_mib)),
+        ("memory_mib", config.workload_limits.memory_mib.unwrap_or_else(|| sandbox::function_memory_mib(config))),
         ("max_instances", config.workload_limits.instances.unwrap_or(1)),
         ("timeout_ms", config.workload_limits.timeout_ms.unwrap_or_else(|| millis(config.functions.timeout))),
     ];
@@ -69,7 +70,7 @@ impl Spec {
 
     /// Memory of one instance of this function, bytes.
     pub fn function_memory(&self, config: &Config) -> u64 {
-        self.limits.memory_mib.unwrap_or(config.machine_template.memsize_mib) << 20
+        self.limits.memory_mib.unwrap_or_else(|| sandbox::function_memory_mib(config)) << 20
     }
 }
 

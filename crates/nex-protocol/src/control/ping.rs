@@ -48,6 +48,10 @@ pub mod tag {
     pub const CPU_COUNT: &str = "nex.cpucount";
     /// `true` when workloads run without a sandbox.
     pub const UNSAFE: &str = "nex.unsafe";
+    /// What runs the microVMs that workloads live in, ours.
+    pub const VMM: &str = "nex.vmm";
+    /// How it runs them: `kvm`, or `tcg` where that is missing, ours.
+    pub const ACCELERATOR: &str = "nex.accelerator";
     /// `true` when the node takes no new work.
     pub const LAME_DUCK: &str = "nex.lameduck";
 }

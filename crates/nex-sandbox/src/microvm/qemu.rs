@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use rustix::process::{Pid, Signal};
 use tokio::process::Command;
 
 use super::MachineSettings;
@@ -57,11 +58,26 @@ pub struct Qemu {
 }
 
 impl Qemu {
+    /// The rate of the time stamp counter, which a translated guest has from the host. On a busy host the guest's kernel
+    /// measures it wrongly, finds no other clock, and hangs; told, it measures again later and corrects itself.
+    fn counter_khz(&self) -> Option<u64> {
+        if self.accelerator != Accelerator::Tcg || !cfg!(target_arch = "x86_64") {
+            return None;
+        }
+        let processor = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+        let line = processor.lines().find(|line| line.starts_with("cpu MHz"))?;
+        let (mhz, part) = line.split_once(':')?.1.trim().split_once('.').unwrap_or(("", ""));
+        let part: u64 = format!("{part:0<3}").get(..3)?.parse().ok()?;
+        Some(mhz.parse::<u64>().ok()? * 1000 + part)
+    }
+
     /// The command for a machine with this folder.
     pub(super) fn command(&self, settings: &MachineSettings, id: &str, folder: &Path) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .args(["-M", "microvm,x-option-roms=off,rtc=on,isa-serial=on,acpi=off"])
+            // A kernel made for guests is told of its drives on its command line; those of distributions, which come with an
+            // initramfs, want ACPI for that.
+            .args(["-M", if settings.initrd.is_some() { "microvm" } else { "microvm,acpi=off" }])
             .args(["-accel", self.accelerator.as_str()])
             // What the host has, or all that can be translated.
             .args(["-cpu", if self.accelerator == Accelerator::Kvm { "host" } else { "max" }])
@@ -79,7 +95,7 @@ impl Qemu {
         }
         command
             .arg("-append")
-            .arg(boot_arguments(settings, id))
+            .arg(boot_arguments(settings, id, self.counter_khz()))
             .args(["-serial", "stdio"])
             .arg("-drive")
             .arg(format!("id=root,if=none,format=raw,readonly=on,file={}", quoted(&settings.root_image)))
@@ -97,12 +113,31 @@ impl Qemu {
             .kill_on_drop(true)
             // A Ctrl-C at the node's terminal is the node's alone.
             .process_group(0);
+        // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes two plain system calls,
+        // allocates nothing and takes no lock.
+        unsafe {
+            command.pre_exec(die_with(rustix::process::getpid()));
+        }
         command
     }
 }
 
+/// Ties a process to its node: a guest that hangs would not notice that its link is closed. The kernel ties it to the
+/// thread that started it; those are the node's own, which live as long as it does.
+fn die_with(node: Pid) -> impl FnMut() -> std::io::Result<()> + Send + Sync + 'static {
+    move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The node may have died before that call; then nobody would send the signal any more.
+        if rustix::process::getppid() == Some(node) {
+            Ok(())
+        } else {
+            Err(std::io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()))
+        }
+    }
+}
+
 /// What the kernel and `nex-init` are told.
-fn boot_arguments(settings: &MachineSettings, id: &str) -> String {
+fn boot_arguments(settings: &MachineSettings, id: &str, counter_khz: Option<u64>) -> String {
     let init = if settings.initrd.is_some() { "rdinit=/sbin/nex-init" } else { "root=/dev/vda ro init=/sbin/nex-init" };
     let scratch = settings.scratch.memory_mib;
     let mut text = format!(
@@ -110,6 +145,9 @@ fn boot_arguments(settings: &MachineSettings, id: &str) -> String {
          nex.log={}",
         settings.log_filter.replace(char::is_whitespace, "")
     );
+    if let Some(khz) = counter_khz {
+        text.push_str(&format!(" tsc_early_khz={khz}"));
+    }
     if !settings.boot_arguments.is_empty() {
         text.push(' ');
         text.push_str(&settings.boot_arguments);

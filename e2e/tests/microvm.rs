@@ -1,0 +1,290 @@
+//! Workloads in microVMs: real QEMU, a real kernel, the image that `nex rootfs` makes. Attacks are tried from inside.
+//!
+//! Where QEMU, a kernel or the programs for guests are missing (`cargo xtask guest` makes them), each test says so on its
+//! standard error and ends. `NEX_TEST_KERNEL` names another kernel, one with its drivers built in.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use async_nats::Subscriber;
+use futures_util::StreamExt;
+use nex_client::Deployment;
+use nex_e2e::{PATIENCE, World, body, descendants, eventually, is_alive, round_trip};
+use nex_protocol::WorkloadType;
+use nex_protocol::control::deploy::RunResponse;
+use nex_testkit::{Binaries, NatsServer, NexNode, examples, program, workspace_root};
+use serde_json::{Value, json};
+
+/// A guest that is translated on a busy machine takes its time.
+const BOOT: Duration = Duration::from_secs(120);
+
+/// What machines are made of.
+struct Pieces {
+    qemu: PathBuf,
+    kernel: PathBuf,
+    initrd: Option<PathBuf>,
+    image: PathBuf,
+    intruder: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+/// The pieces, made once; none, and the reason told, where one is missing.
+fn pieces() -> Option<&'static Pieces> {
+    static PIECES: OnceLock<Result<Pieces, String>> = OnceLock::new();
+    match PIECES.get_or_init(find) {
+        Ok(pieces) => Some(pieces),
+        Err(reason) => {
+            eprintln!("SKIPPED: nothing was run in a microVM: {reason}");
+            None
+        }
+    }
+}
+
+fn find() -> Result<Pieces, String> {
+    let qemu = program("NEX_QEMU", "qemu-system-x86_64").ok_or("there is no qemu-system-x86_64")?;
+    let guest = Binaries::guest().map_err(|error| error.to_string())?;
+    let intruder = guest.join("guest-intruder");
+    if !intruder.is_file() {
+        return Err(format!("there is no {}: `cargo xtask guest` makes it", intruder.display()));
+    }
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let (image, initramfs) = (folder.path().join("rootfs.ext4"), folder.path().join("initramfs.cpio"));
+    nex(&["rootfs", "-o", &image.to_string_lossy()])?;
+    let (kernel, initrd) = match std::env::var_os("NEX_TEST_KERNEL") {
+        Some(kernel) => (PathBuf::from(kernel), None),
+        None => {
+            let tools = workspace_root().join(".tools/kernel");
+            let kernel = first(&tools.join("boot"), "vmlinuz-").ok_or("there is no kernel in .tools/kernel")?;
+            let modules = first(&tools.join("lib/modules"), "").ok_or("there are no modules in .tools/kernel")?;
+            nex(&["rootfs", "initramfs", &modules.to_string_lossy(), "-o", &initramfs.to_string_lossy()])?;
+            (kernel, Some(initramfs))
+        }
+    };
+    Ok(Pieces { qemu, kernel, initrd, image, intruder, _folder: folder })
+}
+
+fn nex(arguments: &[&str]) -> Result<(), String> {
+    let nex = Binaries::nex().map_err(|error| error.to_string())?;
+    let output = Command::new(nex).args(arguments).output().map_err(|error| error.to_string())?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+fn first(folder: &Path, start: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?.flatten();
+    entries
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(start)))
+}
+
+fn config(pieces: &Pieces) -> Value {
+    let mut config = json!({
+        "vmm": "qemu", "qemu_path": pieces.qemu, "kernel_filepath": pieces.kernel, "rootfs_filepath": pieces.image,
+        "workload_types": ["native", "wasm"], "machine_template": {"vcpu_count": 1, "memsize_mib": 192},
+        "boot_timeout_ms": BOOT.as_millis(), "agent_ping_timeout_ms": 5000,
+    });
+    if let Some(initrd) = &pieces.initrd {
+        config["initrd_filepath"] = json!(initrd);
+    }
+    config
+}
+
+/// A world whose workloads live in machines, and what they print.
+async fn machines(pieces: &Pieces, more: Value) -> Result<(World, Subscriber)> {
+    let server = NatsServer::start().await?;
+    let mut config = config(pieces);
+    for (key, value) in more.as_object().into_iter().flatten() {
+        config[key] = value.clone();
+    }
+    let nats = server.client().await?;
+    let logs = nats.subscribe("$NEX.logs.>").await?;
+    round_trip(&nats).await?;
+    let mut node = NexNode::builder(&server).await?.config(config).sandboxed().spawn().await?;
+    tokio::time::timeout(BOOT, node.wait_ready()).await??;
+    Ok((World::of(server, node, nats), logs))
+}
+
+async fn intruder(world: &World, pieces: &Pieces, name: &str, tries: &[&str]) -> Result<RunResponse> {
+    let sha256 = world.put(name, &std::fs::read(&pieces.intruder)?).await?;
+    let mut deployment: Deployment = world.deployment(name, WorkloadType::Native, &sha256)?;
+    deployment.argv = tries.iter().map(|word| (*word).to_owned()).collect();
+    deployment.environment.set("SECRET", "hush");
+    Ok(world.send(&deployment).await?)
+}
+
+/// The lines of output that begin with a word, as they come; each within the time of a slow guest.
+async fn line(logs: &mut Subscriber, start: &str) -> Result<String> {
+    let wanted = async {
+        loop {
+            let message = logs.next().await.context("the subscription ended")?;
+            let entry: Value = serde_json::from_slice(&message.payload)?;
+            let text = entry["text"].as_str().unwrap_or_default();
+            if text.starts_with(start) {
+                return Ok(text.to_owned());
+            }
+        }
+    };
+    tokio::time::timeout(BOOT, wanted).await.with_context(|| format!("no line that begins with {start}"))?
+}
+
+#[tokio::test]
+async fn functions_and_services_run_in_machines_and_are_stopped_there() -> Result<()> {
+    let Some(pieces) = pieces() else { return Ok(()) };
+    let (world, mut logs) = machines(pieces, json!({})).await?;
+    let info = world.info().await?;
+    assert_eq!(info.tags.get("nex.vmm").map(String::as_str), Some("qemu"));
+    assert!(!info.tags.contains_key("nex.unsafe") && info.tags.contains_key("nex.accelerator"), "{:?}", info.tags);
+
+    let module = std::fs::read(examples()?.wasm()?)?;
+    let function = world.function("echo", WorkloadType::Wasm, &module, "vm.echo").await?;
+    let reply = world.call("vm.echo", "hello").await?;
+    assert!(body(&reply)?.starts_with(b"hello"), "{reply:?}");
+    let service = intruder(&world, pieces, "talks", &["say", "spoken inside", "environment", "who", "stay"]).await?;
+    assert_eq!(line(&mut logs, "spoken").await?, "spoken inside");
+    let environment = line(&mut logs, "environment").await?;
+    assert!(environment.contains("SECRET"), "{environment}");
+    let who = line(&mut logs, "who").await?;
+    assert!(who.contains("Uid: 1000 1000 1000 1000") && who.contains("NoNewPrivs: 1"), "{who}");
+    assert!(who.contains("CapEff: 0000000000000000"), "{who}");
+
+    let machines = world.node.state_dir().join("machines");
+    let count = || std::fs::read_dir(&machines).map_or(0, Iterator::count);
+    for workload in [&function, &service] {
+        let before = descendants(world.node.process().pid()).len();
+        assert!(world.stop(workload).await?.stopped);
+        assert!(descendants(world.node.process().pid()).len() < before, "its machine is gone with it");
+    }
+    eventually("only the pool's machine is left", || async { count() == 1 }).await?;
+    let monitors = descendants(world.node.process().pid());
+    assert_eq!(world.node.terminate().await?.code(), Some(0));
+    assert!(monitors.iter().all(|pid| !is_alive(*pid)), "no machine outlives its node");
+    assert_eq!(count(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn from_inside_there_is_no_way_to_the_image_the_link_the_agent_or_any_network() -> Result<()> {
+    let Some(pieces) = pieces() else { return Ok(()) };
+    let before = std::fs::read(&pieces.image)?;
+    let (world, mut logs) = machines(pieces, json!({})).await?;
+    intruder(&world, pieces, "tries", &["root", "link", "network", "say", "over", "stay"]).await?;
+    let mut tried = 0;
+    loop {
+        let said = line(&mut logs, "").await?;
+        if said == "over" {
+            break;
+        }
+        assert!(said.contains(": refused"), "{said}");
+        tried += 1;
+    }
+    assert!(tried >= 10, "{tried} attempts");
+    assert!(std::fs::read(&pieces.image)? == before, "the image is as it was");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_guest_that_takes_all_it_can_harms_only_itself() -> Result<()> {
+    let Some(pieces) = pieces() else { return Ok(()) };
+    let (world, mut logs) = machines(pieces, json!({"machine_pool_size": 1})).await?;
+    let module = std::fs::read(examples()?.wasm()?)?;
+    world.function("echo", WorkloadType::Wasm, &module, "vm.echo").await?;
+    let mut events = world.events().await?;
+
+    intruder(&world, pieces, "fills", &["fill", "stay"]).await?;
+    let filled = line(&mut logs, "fill").await?;
+    assert!(filled.contains("stopped after"), "{filled}");
+    intruder(&world, pieces, "eats", &["eat"]).await?;
+    let ended = tokio::time::timeout(BOOT, events.next("workload_undeployed")).await??;
+    assert_eq!(ended["workload_name"], "eats", "{ended}");
+    assert!(body(&world.call("vm.echo", "still").await?)?.starts_with(b"still"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn machines_that_a_killed_node_left_are_ended_by_the_next_and_workloads_come_back() -> Result<()> {
+    let Some(pieces) = pieces() else { return Ok(()) };
+    let (mut world, _logs) = machines(pieces, json!({"machine_pool_size": 2})).await?;
+    let module = std::fs::read(examples()?.wasm()?)?;
+    let function = world.function("echo", WorkloadType::Wasm, &module, "vm.echo").await?;
+    let left = descendants(world.node.process().pid());
+    assert!(left.len() >= 2, "{left:?}");
+    // Stopped, they cannot notice that their node is gone: the worst that a node can leave.
+    for pid in &left {
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(pid.cast_signed()).unwrap(),
+            rustix::process::Signal::STOP,
+        )?;
+    }
+    world.node.kill().await?;
+    let again = NexNode::builder(&world.server).await?.config(config(pieces)).sandboxed();
+    let mut again = again.state_dir(world.node.state_dir()).spawn().await?;
+    tokio::time::timeout(BOOT, again.wait_ready()).await??;
+    eventually("what was left is gone", || async { left.iter().all(|pid| !is_alive(*pid)) }).await?;
+    let back = async {
+        while !world.nats.request("vm.echo", "x".into()).await.is_ok_and(|reply| body(&reply).is_ok()) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(BOOT, back).await.context("the function is back")?;
+    assert_eq!(world.info().await?.machines[0].id, function.id);
+    std::mem::swap(&mut world.node, &mut again);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_machine_that_does_not_come_up_says_why_and_the_node_stays() -> Result<()> {
+    let Some(pieces) = pieces() else { return Ok(()) };
+    let folder = tempfile::tempdir()?;
+    let text = folder.path().join("text");
+    std::fs::write(&text, "no kernel")?;
+    let empty = folder.path().join("empty.ext4");
+    let made = Command::new("/usr/sbin/mke2fs").args(["-q", "-t", "ext4"]).arg(&empty).arg("8M").output()?;
+    assert!(made.status.success());
+    let cases = [
+        ("kernel_filepath", &text, &["could not prepare an agent"][..]),
+        (
+            "rootfs_filepath",
+            &text,
+            &["cannot mount the root image", "No working init", "VFS: Unable to mount root", "Kernel panic"],
+        ),
+        ("rootfs_filepath", &empty, &["is this image made by", "No working init", "Kernel panic"]),
+    ];
+    for (key, path, words) in cases {
+        let server = NatsServer::start().await?;
+        let mut config = config(pieces);
+        config[key] = json!(path);
+        let node = NexNode::builder(&server).await?.config(config).sandboxed().spawn().await?;
+        let told = node.log().find(|line| {
+            let failed = line.contains("could not prepare an agent");
+            (failed && words.iter().any(|word| line.contains(word))).then_some(())
+        });
+        tokio::time::timeout(BOOT, told).await.with_context(|| format!("{key}: {}", node.log().tail(20)))?;
+        assert!(node.process().is_running(), "{key}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_without_the_pieces_does_not_start_and_names_each() -> Result<()> {
+    let server = NatsServer::start().await?;
+    let missing = json!({"vmm": "qemu", "qemu_path": "/nowhere/qemu", "kernel_filepath": "/nowhere/vmlinux"});
+    let cases = [
+        (missing, &["qemu_path", "kernel_filepath", "rootfs_filepath", "nex rootfs"][..]),
+        (json!({}), &["no Firecracker sandbox yet", "vmm to \"qemu\"", "--no-sandbox"]),
+        (json!({"vmm": "vmware"}), &["neither \"firecracker\" nor \"qemu\""]),
+    ];
+    for (config, words) in cases {
+        let node = NexNode::builder(&server).await?.config(config).sandboxed().spawn().await?;
+        let status = tokio::time::timeout(PATIENCE, node.process().wait()).await??;
+        let log = node.log().text();
+        assert_eq!(status.code(), Some(1), "{log}");
+        for word in words {
+            assert!(log.contains(word), "{word} in {log}");
+        }
+    }
+    Ok(())
+}
