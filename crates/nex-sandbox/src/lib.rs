@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod backoff;
 pub mod cgroup;
+mod child;
 pub mod memory;
 pub mod microvm;
 pub mod pool;

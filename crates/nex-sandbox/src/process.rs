@@ -19,13 +19,13 @@ use nex_protocol::link::frame::MAX_LINK_FRAME;
 use nex_protocol::link::message::Welcome;
 use rustix::process::{Pid, Signal, getpgid, kill_process_group};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStderr, Command};
-use tokio::task::JoinHandle;
+use tokio::process::{ChildStderr, Command};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::agent::{new_id, shake_hands};
-use crate::cgroup::{Cgroup, Cgroups, Resources};
+use crate::cgroup::{Cgroups, Resources};
+use crate::child::WatchedChild;
 use crate::{Agent, Place, PrepareError, Sandbox};
 
 /// Time an agent has to end by itself after its link was closed, before it is killed.
@@ -129,7 +129,7 @@ impl Sandbox for ProcessSandbox {
             tokio::spawn(forward_log(id.clone(), stderr));
         }
         let lost = CancellationToken::new();
-        place.watch(child, lost.clone());
+        place.agent.watch(child, lost.clone());
 
         let (sender, mut receiver, _) =
             over_socket(ours, MAX_LINK_FRAME).map_err(system("cannot use a socket".into()))?;
@@ -161,33 +161,14 @@ async fn forward_log(id: String, stderr: ChildStderr) {
 
 /// A child process, its workload's process group, and its folder.
 struct ProcessPlace {
-    id: String,
     work_dir: PathBuf,
-    cgroups: Option<Arc<Cgroups>>,
-    /// Where the agent is bounded.
-    cgroup: Option<Cgroup>,
-    agent: Option<Pid>,
+    agent: WatchedChild,
     workload: Option<Pid>,
-    gone: CancellationToken,
-    reaper: Option<JoinHandle<()>>,
 }
 
 impl ProcessPlace {
     fn new(id: String, work_dir: PathBuf, cgroups: Option<Arc<Cgroups>>) -> Self {
-        let gone = CancellationToken::new();
-        Self { id, work_dir, cgroups, cgroup: None, agent: None, workload: None, gone, reaper: None }
-    }
-
-    /// Reaps the child and tells when it is gone.
-    fn watch(&mut self, mut child: Child, lost: CancellationToken) {
-        self.agent = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-        let gone = lost.clone();
-        self.gone = lost;
-        self.reaper = Some(tokio::spawn(async move {
-            let status = child.wait().await;
-            debug!(?status, "agent process ended");
-            gone.cancel();
-        }));
+        Self { work_dir, agent: WatchedChild::new(id, cgroups), workload: None }
     }
 
     /// The process group with this leader, if it is one that the agent started. The number comes from the agent, and
@@ -197,15 +178,12 @@ impl ProcessPlace {
         let leads = getpgid(Some(pid)).is_ok_and(|group| group == pid);
         let stat = std::fs::read_to_string(format!("/proc/{leader}/stat")).ok()?;
         let parent: i32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
-        (leads && Some(parent) == self.agent.map(|agent| agent.as_raw_nonzero().get())).then_some(pid)
+        (leads && Some(parent) == self.agent.pid().map(|agent| agent.as_raw_nonzero().get())).then_some(pid)
     }
 
-    /// Kills what is left. The agent's id is used only while it is not reaped, so it cannot be somebody else's.
+    /// Kills what is left.
     fn kill(&mut self) {
-        if let Some(agent) = self.agent.take().filter(|_| !self.gone.is_cancelled()) {
-            let _ = kill_process_group(agent, Signal::KILL);
-        }
-        if let Some(group) = self.workload.take() {
+        for group in [self.agent.take(), self.workload.take()].into_iter().flatten() {
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
@@ -217,29 +195,19 @@ impl Place for ProcessPlace {
     }
 
     fn bound(&mut self, resources: &Resources) -> std::io::Result<()> {
-        let no_groups = || std::io::Error::new(std::io::ErrorKind::Unsupported, "there are no control groups here");
-        let gone = || std::io::Error::new(std::io::ErrorKind::NotFound, "the agent is gone");
-        let agent = self.agent.filter(|_| !self.gone.is_cancelled()).ok_or_else(gone)?;
-        let groups = self.cgroups.as_ref().ok_or_else(no_groups)?;
-        self.cgroup = Some(groups.bound(&self.id, agent.as_raw_nonzero().get().cast_unsigned(), resources)?);
-        Ok(())
+        self.agent.bound(resources)
     }
 
     fn ran_out_of_memory(&self) -> bool {
-        self.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory)
+        self.agent.ran_out_of_memory()
     }
 
     fn destroy(mut self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             // The link is closed by now or closes with this; an agent that behaves ends its workload in order.
-            if tokio::time::timeout(END_GRACE, self.gone.cancelled()).await.is_ok() {
-                // It has ended its workload itself, unless it was killed.
-                self.agent = None;
-            }
+            self.agent.ends_within(END_GRACE).await;
             self.kill();
-            if let Some(reaper) = self.reaper.take() {
-                let _ = reaper.await;
-            }
+            self.agent.reaped().await;
         })
     }
 }
@@ -282,7 +250,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_group_that_is_not_the_agents_is_never_noted() {
         let mut place = ProcessPlace::new("id".into(), tempfile::tempdir().unwrap().keep(), None);
-        place.agent = Pid::from_raw(std::process::id().cast_signed());
+        place.agent.pretend(Pid::from_raw(std::process::id().cast_signed()));
         // Its child, but of our own group; everybody; nobody; init.
         let mut child = std::process::Command::new("/bin/sleep").arg("100").spawn().unwrap();
         for number in [child.id(), 0, 1, u32::MAX, u32::MAX - 1] {
@@ -292,7 +260,7 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         // Not to be killed by the test's own guard.
-        place.agent = None;
+        place.agent.pretend(None);
     }
 
     #[tokio::test]

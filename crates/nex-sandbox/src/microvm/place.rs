@@ -5,13 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use tokio::process::Child;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
 
-use crate::cgroup::{Cgroup, Cgroups, Resources};
+use crate::cgroup::{Cgroups, Resources};
+use crate::child::WatchedChild;
 use crate::{Place, process};
 
 /// File in the folder with the process id of the monitor; see [`super::reclaim`].
@@ -21,38 +20,25 @@ pub(super) const PID: &str = "monitor.pid";
 const END_GRACE: Duration = Duration::from_secs(3);
 
 pub(super) struct MachinePlace {
-    id: String,
     folder: PathBuf,
-    cgroups: Option<Arc<Cgroups>>,
-    /// Where the monitor is bounded.
-    cgroup: Option<Cgroup>,
-    monitor: Option<Pid>,
-    gone: CancellationToken,
-    reaper: Option<JoinHandle<()>>,
+    monitor: WatchedChild,
 }
 
 impl MachinePlace {
     pub(super) fn new(id: String, folder: PathBuf, cgroups: Option<Arc<Cgroups>>) -> Self {
-        let gone = CancellationToken::new();
-        Self { id, folder, cgroups, cgroup: None, monitor: None, gone, reaper: None }
+        Self { folder, monitor: WatchedChild::new(id, cgroups) }
     }
 
     /// Reaps the monitor and tells when it is gone; notes its id for a later life of the node.
-    pub(super) fn watch(&mut self, mut monitor: Child, lost: CancellationToken) -> std::io::Result<()> {
-        let pid = monitor.id();
-        self.monitor = pid.and_then(|id| Pid::from_raw(id.cast_signed()));
-        self.gone = lost.clone();
-        self.reaper = Some(tokio::spawn(async move {
-            let status = monitor.wait().await;
-            debug!(?status, "machine monitor ended");
-            lost.cancel();
-        }));
-        note(&self.folder, pid.unwrap_or_default())
+    pub(super) fn watch(&mut self, monitor: Child, lost: CancellationToken) -> std::io::Result<()> {
+        let pid = monitor.id().unwrap_or_default();
+        self.monitor.watch(monitor, lost);
+        note(&self.folder, pid)
     }
 
-    /// Kills the monitor, and with it the machine. Its id is used only while it is not reaped.
+    /// Kills the monitor, and with it the machine.
     fn kill(&mut self) {
-        if let Some(monitor) = self.monitor.take().filter(|_| !self.gone.is_cancelled()) {
+        if let Some(monitor) = self.monitor.take() {
             let _ = kill_process(monitor, Signal::KILL);
         }
     }
@@ -67,28 +53,19 @@ impl Place for MachinePlace {
     fn note_process_group(&mut self, _leader: Option<u32>) {}
 
     fn bound(&mut self, resources: &Resources) -> std::io::Result<()> {
-        let no_groups = || std::io::Error::new(std::io::ErrorKind::Unsupported, "there are no control groups here");
-        let gone = || std::io::Error::new(std::io::ErrorKind::NotFound, "the machine is gone");
-        let monitor = self.monitor.filter(|_| !self.gone.is_cancelled()).ok_or_else(gone)?;
-        let groups = self.cgroups.as_ref().ok_or_else(no_groups)?;
-        self.cgroup = Some(groups.bound(&self.id, monitor.as_raw_nonzero().get().cast_unsigned(), resources)?);
-        Ok(())
+        self.monitor.bound(resources)
     }
 
     fn ran_out_of_memory(&self) -> bool {
-        self.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory)
+        self.monitor.ran_out_of_memory()
     }
 
     fn destroy(mut self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             // The link is closed by now or closes with this; a guest that behaves ends its workload in order.
-            if tokio::time::timeout(END_GRACE, self.gone.cancelled()).await.is_ok() {
-                self.monitor = None;
-            }
+            self.monitor.ends_within(END_GRACE).await;
             self.kill();
-            if let Some(reaper) = self.reaper.take() {
-                let _ = reaper.await;
-            }
+            self.monitor.reaped().await;
         })
     }
 }

@@ -189,7 +189,8 @@ mod tests {
             "{words:?}"
         );
         let append = words.iter().position(|word| word == "-append").unwrap();
-        assert!(words[append + 1].contains(" nex.log=warn,nex=debug noxsave"), "{words:?}");
+        let line = &words[append + 1];
+        assert!(line.contains(" nex.log=warn,nex=debug ") && line.ends_with(" noxsave"), "{line}");
         assert!(!words.iter().any(|word| word.contains("-netdev") || word.contains("-monitor")), "{words:?}");
     }
 }
