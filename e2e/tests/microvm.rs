@@ -54,24 +54,24 @@ fn find() -> Result<Pieces, String> {
     }
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let (image, initramfs) = (folder.path().join("rootfs.ext4"), folder.path().join("initramfs.cpio"));
-    nex(&["rootfs", "-o", &image.to_string_lossy()])?;
+    // From here on all is there: what fails is a failure.
+    nex(&["rootfs", "-o", &image.to_string_lossy()]);
     let (kernel, initrd) = match std::env::var_os("NEX_TEST_KERNEL") {
         Some(kernel) => (PathBuf::from(kernel), None),
         None => {
             let tools = workspace_root().join(".tools/kernel");
             let kernel = first(&tools.join("boot"), "vmlinuz-").ok_or("there is no kernel in .tools/kernel")?;
             let modules = first(&tools.join("lib/modules"), "").ok_or("there are no modules in .tools/kernel")?;
-            nex(&["rootfs", "initramfs", &modules.to_string_lossy(), "-o", &initramfs.to_string_lossy()])?;
+            nex(&["rootfs", "initramfs", &modules.to_string_lossy(), "-o", &initramfs.to_string_lossy()]);
             (kernel, Some(initramfs))
         }
     };
     Ok(Pieces { qemu, kernel, initrd, image, intruder, _folder: folder })
 }
 
-fn nex(arguments: &[&str]) -> Result<(), String> {
-    let nex = Binaries::nex().map_err(|error| error.to_string())?;
-    let output = Command::new(nex).args(arguments).output().map_err(|error| error.to_string())?;
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+fn nex(arguments: &[&str]) {
+    let output = Command::new(Binaries::nex().unwrap()).args(arguments).output().unwrap();
+    assert!(output.status.success(), "nex {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn first(folder: &Path, start: &str) -> Option<PathBuf> {
@@ -163,6 +163,18 @@ async fn functions_and_services_run_in_machines_and_are_stopped_there() -> Resul
     assert_eq!(world.node.terminate().await?.code(), Some(0));
     assert!(monitors.iter().all(|pid| !is_alive(*pid)), "no machine outlives its node");
     assert_eq!(count(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_last_words_and_the_status_of_a_service_that_ends_are_not_lost() -> Result<()> {
+    let Some(pieces) = pieces() else { return Ok(()) };
+    let (world, mut logs) = machines(pieces, json!({})).await?;
+    let mut events = world.events().await?;
+    intruder(&world, pieces, "ends", &["flood", "say", "the last line", "exit", "7"]).await?;
+    let ended = tokio::time::timeout(BOOT, events.next("workload_undeployed")).await??;
+    assert_eq!((&ended["code"], &ended["message"]), (&json!(7), &json!("exited with status 7")));
+    line(&mut logs, "the last line").await?;
     Ok(())
 }
 

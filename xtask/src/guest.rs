@@ -54,15 +54,19 @@ fn kernel() -> Result<Option<PathBuf>> {
     let text = String::from_utf8_lossy(&depends.stdout);
     let package = text.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
     let Some(package) = package.map(|version| format!("linux-image-{version}")) else { return Ok(None) };
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    cargo::succeed(Command::new("apt-get").args(["download", &package]).current_dir(&folder))?;
-    for entry in fs::read_dir(&folder)? {
+    // Whole or not at all: what is half unpacked would be taken for a kernel the next time.
+    let fresh = folder.with_extension("new");
+    let _ = fs::remove_dir_all(&fresh);
+    fs::create_dir_all(&fresh).with_context(|| format!("cannot make {}", fresh.display()))?;
+    cargo::succeed(Command::new("apt-get").args(["download", &package]).current_dir(&fresh))?;
+    for entry in fs::read_dir(&fresh)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "deb") {
-            cargo::succeed(Command::new("dpkg-deb").arg("-x").arg(&path).arg(&folder))?;
+            cargo::succeed(Command::new("dpkg-deb").arg("-x").arg(&path).arg(&fresh))?;
             fs::remove_file(&path)?;
         }
     }
+    fs::rename(&fresh, &folder).with_context(|| format!("cannot make {}", folder.display()))?;
     Ok(find(&folder.join("boot")))
 }
 

@@ -21,6 +21,13 @@ pub struct Denied {
     count: watch::Sender<u64>,
 }
 
+/// What a server says was denied, from the subject on: `x" using queue "q"`. Subjects and queues keep their case.
+fn denied_subject(text: &str) -> Option<&str> {
+    const WORDS: &str = "subscription to \"";
+    let start = text.to_ascii_lowercase().find(WORDS)? + WORDS.len();
+    text.get(start..)
+}
+
 /// How a server names a subscription in a queue group, which may be denied where the subject alone is not.
 pub fn in_queue(subject: &str, queue: &str) -> String {
     format!("{subject}\" using queue \"{queue}")
@@ -30,7 +37,8 @@ impl Denied {
     /// Keeps an event if it is a denial.
     pub(crate) fn note(&self, event: &Event) {
         if let Event::ServerError(ServerError::Other(text)) = event
-            && text.to_ascii_lowercase().contains("permissions violation")
+            // Of publishing there may be any number, and nobody asks.
+            && denied_subject(text).is_some()
         {
             self.keep(text.clone());
         }
@@ -48,9 +56,9 @@ impl Denied {
 
     /// Takes the denial of a subscription to this subject (or [`in_queue`]), if there was one.
     pub fn subscription(&self, subject: &str) -> Option<String> {
-        let wanted = format!("subscription to \"{subject}\"").to_ascii_lowercase();
+        let wanted = format!("{subject}\"");
         let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = texts.iter().position(|text| text.to_ascii_lowercase().contains(&wanted))?;
+        let found = texts.iter().position(|text| denied_subject(text).is_some_and(|rest| rest.starts_with(&wanted)))?;
         texts.remove(found)
     }
 
@@ -84,7 +92,10 @@ mod tests {
         assert!(denied.subscription("a.b").is_none());
         denied.keep("Permissions Violation for Subscription to \"a.b\" using queue \"q\"".to_owned());
         assert!(denied.subscription(&in_queue("a.b", "p")).is_none());
+        assert!(denied.subscription(&in_queue("a.b", "Q")).is_none(), "another queue");
         assert!(denied.subscription(&in_queue("a.b", "q")).is_some());
+        denied.note(&Event::ServerError(ServerError::Other("Permissions Violation for Publish to \"x\"".to_owned())));
+        assert!(denied.texts.lock().unwrap().is_empty(), "nobody asks for those");
     }
 
     #[tokio::test]

@@ -54,6 +54,8 @@ enum Source {
         follow: bool,
         /// Whether the past is over.
         ended: bool,
+        /// Sequence of the last message of the past.
+        last: u64,
     },
 }
 
@@ -106,7 +108,10 @@ impl Feed {
         };
         let stream = context.stream_by_subject(named.as_str()).await.map_err(|error| not_stored(&error))?;
         let stream = context.get_stream(&stream).await.map_err(|error| not_stored(&error))?;
-        let start_time = OffsetDateTime::from(SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH));
+        let earliest = SystemTime::UNIX_EPOCH;
+        let start_time = OffsetDateTime::from(SystemTime::now().checked_sub(since).unwrap_or(earliest).max(earliest));
+        // Where the present begins: a stream that others go on writing to would never be read to its end.
+        let last = stream.cached_info().state.last_sequence;
         let config = OrderedConfig {
             filter_subjects: subjects,
             deliver_policy: DeliverPolicy::ByStartTime { start_time },
@@ -117,7 +122,7 @@ impl Feed {
             stream.create_consumer(config).await.map_err(|error| failed(&error))?;
         let ended = consumer.cached_info().num_pending == 0;
         let messages = Box::new(consumer.messages().await.map_err(|error| failed(&error))?);
-        Ok(Self(Source::Stored { messages, follow, ended }))
+        Ok(Self(Source::Stored { messages, follow, ended, last }))
     }
 
     /// The next message; none when the past is over and no more is wanted, or the connection is closed.
@@ -136,12 +141,12 @@ impl Feed {
                 })),
             },
             Source::Stored { follow: false, ended: true, .. } => Ok(None),
-            Source::Stored { messages, ended, .. } => {
+            Source::Stored { messages, ended, last, .. } => {
                 let failed = |error: &dyn std::fmt::Display| ClientError::transport("read the stream", error);
                 let Some(message) = messages.next().await else { return Ok(None) };
                 let message = message.map_err(|error| failed(&error))?;
                 let info = message.info().map_err(|error| failed(&error))?;
-                *ended |= info.pending == 0;
+                *ended |= info.pending == 0 || info.stream_sequence >= *last;
                 let time = info.published;
                 Ok(Some(Item { subject: message.subject.to_string(), time, body: message.payload.clone() }))
             }

@@ -9,9 +9,11 @@ use std::net::Shutdown;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener};
 
 use crate::cmdline::LinkKind;
@@ -23,8 +25,37 @@ const PORT: Duration = Duration::from_secs(10);
 /// Name of the port.
 const PORT_NAME: &str = "nex.link";
 
-/// Waits for the host and gives the agent's end of the link.
-pub(crate) fn open(kind: LinkKind) -> Result<OwnedFd, Failure> {
+/// Time the last bytes have to get to the host once the agent has ended.
+const LAST: Duration = Duration::from_secs(2);
+
+/// What is between the agent and a port.
+pub(crate) struct Bridge {
+    port: File,
+    /// Ends when all that the agent has sent is written to the port.
+    copied: Receiver<()>,
+}
+
+impl Bridge {
+    /// Waits, not for ever, until the host has the agent's last bytes: a machine that is reset takes them along. The host
+    /// lets go of the link when it has read the last message.
+    pub(crate) fn drain(self) {
+        let _ = self.copied.recv_timeout(LAST);
+        let until = Instant::now() + LAST;
+        while Instant::now() < until && !hung_up(&self.port) {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Whether nobody is at the other end of a port.
+fn hung_up(port: &File) -> bool {
+    let mut polled = [PollFd::new(port, PollFlags::IN)];
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&none)).is_err() || polled.iter().any(|port| port.revents().contains(PollFlags::HUP))
+}
+
+/// Waits for the host and gives the agent's end of the link, and what is between when that is no socket.
+pub(crate) fn open(kind: LinkKind) -> Result<(OwnedFd, Option<Bridge>), Failure> {
     match kind {
         LinkKind::Vsock(port) => {
             let failed = || doing(format!("listen on vsock port {port}"));
@@ -34,15 +65,15 @@ pub(crate) fn open(kind: LinkKind) -> Result<OwnedFd, Failure> {
                 // Programs of this guest can connect to it too; only the host is listened to.
                 if peer.cid() == VMADDR_CID_HOST {
                     // SAFETY: the descriptor was just given up by its owner and is nobody else's.
-                    return Ok(unsafe { OwnedFd::from_raw_fd(connection.into_raw_fd()) });
+                    return Ok((unsafe { OwnedFd::from_raw_fd(connection.into_raw_fd()) }, None));
                 }
             }
         }
         LinkKind::Serial => {
             let port = serial_port()?;
             let (ours, theirs) = UnixStream::pair().map_err(doing("make a socket".to_owned()))?;
-            bridge(port, ours).map_err(doing("copy between the port and the agent".to_owned()))?;
-            Ok(OwnedFd::from(theirs))
+            let bridge = bridge(port, ours).map_err(doing("copy between the port and the agent".to_owned()))?;
+            Ok((OwnedFd::from(theirs), Some(bridge)))
         }
     }
 }
@@ -67,16 +98,25 @@ fn serial_port() -> Result<File, Failure> {
     }
 }
 
-fn bridge(port: File, agent: UnixStream) -> io::Result<()> {
-    let (from_host, to_host) = (port.try_clone()?, port);
+fn bridge(port: File, agent: UnixStream) -> io::Result<Bridge> {
+    // A port reads as ended while its host is not there yet, too.
+    let until = Instant::now() + PORT;
+    while hung_up(&port) && Instant::now() < until {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let (from_host, to_host, kept) = (port.try_clone()?, port.try_clone()?, port);
     let (from_agent, to_agent) = (agent.try_clone()?, agent);
     thread::Builder::new().name("to-agent".to_owned()).spawn(move || {
         // A port whose host has gone reads as ended; the agent then ends its workload and itself.
         copy(from_host, &to_agent);
         let _ = to_agent.shutdown(Shutdown::Both);
     })?;
-    thread::Builder::new().name("to-host".to_owned()).spawn(move || copy(from_agent, to_host))?;
-    Ok(())
+    let (done, copied) = mpsc::channel();
+    thread::Builder::new().name("to-host".to_owned()).spawn(move || {
+        copy(from_agent, to_host);
+        let _ = done.send(());
+    })?;
+    Ok(Bridge { port: kept, copied })
 }
 
 fn copy(mut from: impl Read, mut to: impl Write) {

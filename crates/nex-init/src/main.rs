@@ -81,9 +81,13 @@ fn run() -> Result<String, Failure> {
     chown(WORK, Some(user.0), Some(user.1)).map_err(io::Error::from).map_err(doing(format!("give away {WORK}")))?;
     let _ = rustix::fs::chmod(WORK, Mode::from_raw_mode(0o700));
     println!("nex-init: ready");
-    let link = link::open(settings.link)?;
+    let (link, bridge) = link::open(settings.link)?;
     let agent = start(link, &settings)?;
-    Ok(reap(agent))
+    let status = reap(agent);
+    if let Some(bridge) = bridge {
+        bridge.drain();
+    }
+    Ok(status)
 }
 
 /// Starts the agent; gives its process id.

@@ -66,7 +66,9 @@ pub(crate) fn root(settings: &Settings) -> Result<(), Failure> {
     mount_move(".", "/").map_err(io::Error::from).map_err(doing("move the root".to_owned()))?;
     chroot(".").map_err(io::Error::from).map_err(doing("enter the root".to_owned()))?;
     chdir("/").map_err(io::Error::from).map_err(doing("enter the root".to_owned()))?;
-    for (place, data) in [("/run", "mode=0755,size=16m"), ("/tmp", "mode=1777"), ("/dev/shm", "mode=1777")] {
+    for (place, data) in
+        [("/run", "mode=0755,size=4m"), ("/tmp", "mode=1777,size=12%"), ("/dev/shm", "mode=1777,size=12%")]
+    {
         make(place);
         mount_at("tmpfs", place, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, data)
             .map_err(doing(format!("mount {place}")))?;

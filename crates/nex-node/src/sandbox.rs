@@ -19,6 +19,16 @@ use crate::{NodeError, host};
 /// Preparations of agents at a time.
 const PARALLEL: usize = 4;
 
+/// Memory of an agent itself, MiB: it lives in the same control group as its service.
+const AGENT: u64 = 16;
+
+/// Memory of a monitor itself, with the code it has translated, MiB.
+const MONITOR: u64 = 128;
+
+/// Longest state directory, bytes: the path of a socket has at most 107, and `/machines/`, an id and `/link.sock` are part of
+/// it.
+const LONGEST_FOLDER: usize = 107 - 10 - 20 - 10;
+
 /// Memory that a guest needs besides its workload, MiB.
 const GUEST_OVERHEAD: u64 = 64;
 
@@ -49,7 +59,27 @@ pub fn problems(config: &Config) -> Vec<String> {
             problems.push(format!("{key}: {} cannot be read ({error}): it must be {what}", path.display()));
         }
     }
+    let state = config.state_dir.clone().unwrap_or_else(StateDir::default_path);
+    let folder = std::path::absolute(&state).unwrap_or(state);
+    if folder.as_os_str().len() > LONGEST_FOLDER {
+        let text = "is too long for the sockets of microVMs: choose one of at most";
+        problems.push(format!("state_dir: {} {text} {LONGEST_FOLDER} bytes", folder.display()));
+    }
     problems
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, NodeError> {
+    std::path::absolute(&path).map_err(|error| NodeError::Agents(format!("{}: {error}", path.display())))
+}
+
+fn scratch_mib(config: &Config) -> u64 {
+    (config.machine_template.memsize_mib / 2).max(16)
+}
+
+/// Memory that a service's control group has to allow beyond what the service asks for, MiB: the agent; in a microVM also the
+/// guest's kernel, what it keeps in memory, and the monitor.
+pub fn overhead_mib(config: &Config) -> u64 {
+    if config.no_sandbox { AGENT } else { AGENT + GUEST_OVERHEAD + scratch_mib(config) + MONITOR }
 }
 
 /// Starts filling a pool of agents in the configured sandbox.
@@ -86,19 +116,20 @@ pub(crate) fn pool(
         );
     }
     let machines = MachineSettings {
-        kernel: config.kernel(),
-        initrd: config.initrd_filepath.clone(),
-        root_image: config.root_image(),
+        // The monitor runs in a folder of its own.
+        kernel: absolute(config.kernel())?,
+        initrd: config.initrd_filepath.clone().map(absolute).transpose()?,
+        root_image: absolute(config.root_image())?,
         memory_mib: config.machine_template.memsize_mib,
         vcpus: config.machine_template.vcpu_count,
-        scratch: ScratchSpace { memory_mib: (config.machine_template.memsize_mib / 2).max(16) },
+        scratch: ScratchSpace { memory_mib: scratch_mib(config) },
         boot_arguments: config.boot_arguments.clone(),
         machines_dir: state.path("machines"),
         boot_timeout: config.boot_timeout,
         log_filter,
         cgroups,
     };
-    let qemu = Qemu { program: host::qemu(config)?, accelerator };
+    let qemu = Qemu { program: absolute(host::qemu(config)?)?, accelerator };
     Ok(Pool::spawn(Arc::new(MachineSandbox::new(machines, qemu).map_err(failed)?), settings))
 }
 

@@ -11,19 +11,26 @@ use crate::{CONTENTS, Contents, RootfsError, SMALLEST, file};
 /// Identifier and seed of every image: what differs between two images is their files.
 const UUID: &str = "6e657865-6e67-4e65-8f6f-726e61747300";
 
+/// All features by name: what is left out would be as the machine that builds is configured. No journal: nobody writes.
+const FEATURES: &str = "none,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,\
+                        extra_isize,metadata_csum";
+
 /// Room for the workload's own needs on top of the files, MiB. Little: guests write to a layer of their own.
 const ROOM: u64 = 4;
 
 /// Makes an image of a folder.
 pub(crate) fn make(root: &Path, image: &Path, size_mib: Option<u64>) -> Result<(), RootfsError> {
-    let needed = needed_mib(root)?;
+    let Needed { mib: needed, inodes } = needed(root)?;
     let size = size_mib.unwrap_or(needed);
     if size < needed.saturating_sub(ROOM).max(SMALLEST) {
         return Err(RootfsError::TooSmall { needed, given: size });
     }
     let mut make = Command::new("mke2fs");
-    make.args(["-q", "-t", "ext4", "-b", "4096", "-m", "0", "-O", "^has_journal,^resize_inode", "-U", UUID, "-E"])
+    make.args(["-q", "-t", "ext4", "-b", "4096", "-m", "0", "-O", FEATURES, "-U", UUID, "-E"])
         .arg(format!("hash_seed={UUID},root_owner=0:0,lazy_itable_init=0,nodiscard"))
+        // As many as there are files and some: the tool's own guess depends on the size and on its configuration.
+        .args(["-I", "256", "-N"])
+        .arg(inodes.to_string())
         .arg("-d")
         .arg(root)
         .arg(image)
@@ -34,23 +41,33 @@ pub(crate) fn make(root: &Path, image: &Path, size_mib: Option<u64>) -> Result<(
     settle(root, image)
 }
 
-/// Size of the files in blocks, with what the file system adds.
-fn needed_mib(root: &Path) -> Result<u64, RootfsError> {
-    fn bytes(path: &Path) -> io::Result<(u64, u64)> {
+/// What the files take.
+struct Needed {
+    mib: u64,
+    inodes: u64,
+}
+
+fn needed(root: &Path) -> Result<Needed, RootfsError> {
+    /// Bytes and files below.
+    fn below(path: &Path) -> io::Result<(u64, u64)> {
         let meta = path.symlink_metadata()?;
-        let (mut sum, mut count) = (meta.len().div_ceil(4096) * 4096, 1);
-        if meta.is_dir() {
-            for entry in fs::read_dir(path)? {
-                let (more, files) = bytes(&entry?.path())?;
-                (sum, count) = (sum + more, count + files);
-            }
+        if !meta.is_dir() {
+            return Ok((meta.len().div_ceil(4096) * 4096, 1));
         }
-        Ok((sum, count))
+        let (mut sum, mut count, mut names) = (0, 1, 0);
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            names += 16 + entry.file_name().len() as u64;
+            let (more, files) = below(&entry.path())?;
+            (sum, count) = (sum + more, count + files);
+        }
+        Ok((sum + (2 * names).div_ceil(4096).max(1) * 4096, count))
     }
-    let (sum, count) = bytes(root).map_err(file("cannot read", root))?;
+    let (sum, count) = below(root).map_err(file("cannot read", root))?;
+    let inodes = count + count / 8 + 64;
     // Inodes, bitmaps and extent trees.
-    let total = sum + sum / 32 + count * 512;
-    Ok((total.div_ceil(1 << 20) + ROOM + 4).max(SMALLEST))
+    let total = sum + sum / 32 + inodes * 256;
+    Ok(Needed { mib: (total.div_ceil(1 << 20) + ROOM + 4).max(SMALLEST), inodes })
 }
 
 /// Gives every file to root and to the same moment: the tool takes over who staged it, and when.

@@ -84,6 +84,18 @@ pub enum RootfsError {
         /// Why.
         reason: String,
     },
+    /// A file of the base has a name that cannot be written down.
+    #[error("{}: its name has a quote, a backslash or a control character, or is not UTF-8: rename it", path.display())]
+    Name {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The image would be part of itself.
+    #[error("the base {} has the image's folder in it: write the image somewhere else", base.display())]
+    Inside {
+        /// The base.
+        base: PathBuf,
+    },
     /// The kernel's modules are not what a guest needs.
     #[error("{}: {reason}", path.display())]
     Modules {
@@ -140,6 +152,12 @@ pub fn build(recipe: &Recipe) -> Result<Contents, RootfsError> {
         javascript: recipe.deno.is_some(),
     };
     let folder = recipe.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let Some(base) = &recipe.base {
+        let real = |path: &Path| path.canonicalize().map_err(file("cannot read", path));
+        if real(folder)?.starts_with(real(base)?) {
+            return Err(RootfsError::Inside { base: base.clone() });
+        }
+    }
     let work = tempfile::Builder::new()
         .prefix(".nex-rootfs-")
         .tempdir_in(folder)

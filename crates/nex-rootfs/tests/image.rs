@@ -103,3 +103,45 @@ fn programs_that_could_not_run_and_sizes_that_do_not_do_are_refused() {
     let other = contents(&folder.path().join("text")).unwrap_err();
     assert!(other.to_string().contains("nex rootfs") || other.to_string().contains("debugfs"), "{other}");
 }
+
+#[test]
+fn links_of_the_base_lead_nowhere_on_the_machine_that_builds() {
+    if !tools() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (base, victim) = (folder.path().join("base"), folder.path().join("victim"));
+    std::fs::create_dir_all(base.join("usr/libexec")).unwrap();
+    std::fs::create_dir_all(victim.join("etc")).unwrap();
+    std::fs::write(victim.join("etc/passwd"), "mine").unwrap();
+    std::fs::write(victim.join("program"), "mine").unwrap();
+    let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, base.join(name)).unwrap();
+    link(&victim.join("etc"), "etc");
+    link(Path::new("/usr/sbin"), "sbin");
+    link(&victim, "var");
+    link(&victim.join("program"), "usr/libexec/nex-agent");
+    std::fs::create_dir(base.join("usr/sbin")).unwrap();
+    let recipe = Recipe { base: Some(base), ..recipe(folder.path(), "image") };
+    build(&recipe).unwrap();
+    for name in ["etc/passwd", "program"] {
+        assert_eq!(std::fs::read_to_string(victim.join(name)).unwrap(), "mine", "{name}");
+    }
+    assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 2, "nothing was put there");
+    assert!(debugfs(&recipe.output, "stat /usr/sbin/nex-init").contains("Type: regular"));
+}
+
+#[test]
+fn names_that_a_script_would_take_for_more_and_a_base_around_the_image_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = folder.path().join("base");
+    std::fs::create_dir(&base).unwrap();
+    let recipe = recipe(folder.path(), "image");
+    let within = Recipe { base: Some(folder.path().to_owned()), ..recipe.clone() };
+    assert!(matches!(build(&within).unwrap_err(), RootfsError::Inside { .. }));
+    for name in ["a\n!touch pwned #", "a\"b", "a\\b"] {
+        std::fs::write(base.join(name), "").unwrap();
+        let refused = build(&Recipe { base: Some(base.clone()), ..recipe.clone() }).unwrap_err();
+        assert!(matches!(refused, RootfsError::Name { .. }), "{refused}");
+        std::fs::remove_file(base.join(name)).unwrap();
+    }
+}

@@ -13,7 +13,9 @@ use crate::output;
 pub(super) async fn run(global: &GlobalArgs, args: &EventsArgs) -> Result<()> {
     let session = Session::open(global).await?;
     let subjects = subjects(session.client.namespace().as_str(), &args.types);
-    let of_nodes = format!("$NEX.events.{SYSTEM}.");
+    // Where they are what is asked for, not to see them is an error.
+    let asked = session.client.namespace().as_str() == SYSTEM;
+    let of_nodes = if asked { "-".to_owned() } else { format!("$NEX.events.{SYSTEM}.") };
     feed::each(&session.client, session.jsdomain.as_deref(), subjects, &of_nodes, &args.feed, |item| {
         output::line(if args.feed.json { as_json(item)? } else { shown(item) })?;
         Ok(true)

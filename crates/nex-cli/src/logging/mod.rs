@@ -46,7 +46,7 @@ pub(crate) fn start(args: &LoggingArgs, audience: Audience) -> Result<Option<Rec
     let mut published = None;
     if audience == Audience::Node && to(Logger::Nats) {
         let (lines, waiting) = nats::lines();
-        layers.push(layer(args, false, lines).with_filter(filter_fn(|meta| meta.target().starts_with("nex"))).boxed());
+        layers.push(layer(args, false, lines).with_filter(filter_fn(published_too)).boxed());
         published = Some(waiting);
     }
     tracing_subscriber::registry().with(layers).with(levels(args.loglevel, audience)).init();
@@ -63,6 +63,12 @@ where
     } else {
         layer.with_target(false).with_timer(Clock(args.timeformat)).boxed()
     }
+}
+
+/// Whether a record is published when a node logs to NATS: ours are, but not those about publishing, which would go on for
+/// ever.
+fn published_too(meta: &tracing::Metadata<'_>) -> bool {
+    meta.target().starts_with("nex") && !meta.target().starts_with("nex_node::publisher")
 }
 
 /// Levels by crate. The NATS library reports at error level what is either handled or reported again by us.

@@ -110,7 +110,8 @@ impl Control {
             jsdomain: request.jsdomain,
             claimed_sha256,
             issuer: claims.iss,
-            claimed_at: claims.iat,
+            // A clock that is ahead must not keep its owner from stopping what he deployed.
+            claimed_at: claims.iat.min(now),
             trigger_connection: meaningful(request.trigger_connection),
             host_services: meaningful(request.host_services),
             wants_host_services: request.wants_host_services,

@@ -11,12 +11,14 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::warn;
 
 use crate::state::write_whole;
+use nex_identity::claims::MAX_LIFETIME;
 
 /// Claims that are remembered. Each takes some hundred bytes.
 const ROOM: usize = 32_768;
@@ -128,6 +130,8 @@ impl UsedClaims {
     /// # Errors
     /// [`Refusal`].
     pub(super) fn take(&self, fingerprint: &str, expires: i64, now: i64) -> Result<Use, Refusal> {
+        // One that is valid for longer than anybody needs must not take a place for as long.
+        let expires = if expires > now.saturating_add(MAX_LIFETIME) { 0 } else { expires };
         let mut inner = self.lock();
         if inner.claims.contains_key(fingerprint) {
             return Err(Refusal::Used);
@@ -162,10 +166,16 @@ impl Inner {
         if self.lines > LINES {
             return self.rewrite();
         }
-        let appended =
-            std::fs::OpenOptions::new().append(true).open(file).and_then(|mut file| file.write_all(line.as_bytes()));
+        let appended = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(file)
+            .and_then(|mut file| file.write_all(line.as_bytes()));
         if let Err(error) = appended {
             warn!(path = %file.display(), %error, "cannot keep that a claim was used: a restart of the node forgets it");
+            // A part of the line may be there, and the next one must not go on in it.
+            self.lines = LINES;
         }
     }
 
@@ -177,6 +187,7 @@ impl Inner {
         let text: String = spent.iter().map(|(name, claim)| format!("{name} {}\n", claim.expires)).collect();
         self.lines = spent.len();
         if let Err(error) = write_whole(file, text.as_bytes()) {
+            self.lines = LINES;
             warn!(path = %file.display(), %error, "cannot keep which claims were used: a restart of the node forgets them");
         }
     }

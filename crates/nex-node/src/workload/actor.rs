@@ -268,12 +268,12 @@ impl Actor {
             };
             // One that comes back, or that the configuration names, is tried again until it has run.
             let expected = self.origin != Origin::Request && !self.deployed;
+            if !(self.spec.essential || is_function || expected) {
+                return End::for_good(code, message);
+            }
             if self.shared.lame_duck.is_on() && !is_function {
                 // It would be started only to be ended; its record brings it back should the node come back.
                 return End { code, message, forget: false };
-            }
-            if !(self.spec.essential || is_function || expected) {
-                return End::for_good(code, message);
             }
             if policy.max_attempts > 0 && attempts >= policy.max_attempts {
                 self.shared.publisher.workload_event(

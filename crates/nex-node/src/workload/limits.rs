@@ -34,7 +34,7 @@ pub fn check(asked: &WorkloadLimits, kind: WorkloadType, shared: &Shared) -> Res
 fn within_policy(asked: &WorkloadLimits, kind: WorkloadType, config: &Config) -> Result<(), Fault> {
     let caps = [
         ("cpu_millis", config.workload_limits.cpu_millis.unwrap_or(config.machine_template.vcpu_count * 1000)),
-        ("memory_mib", config.workload_limits.memory_mib.unwrap_or_else(|| sandbox::function_memory_mib(config))),
+        ("memory_mib", memory_cap(config)),
         ("max_instances", config.workload_limits.instances.unwrap_or(1)),
         ("timeout_ms", config.workload_limits.timeout_ms.unwrap_or_else(|| millis(config.functions.timeout))),
     ];
@@ -55,6 +55,13 @@ fn within_policy(asked: &WorkloadLimits, kind: WorkloadType, config: &Config) ->
         return Err(Fault::new(Code::BadRequest, text));
     }
     Ok(())
+}
+
+/// What a machine does not have it cannot give, whatever the policy says.
+fn memory_cap(config: &Config) -> u64 {
+    let most = sandbox::function_memory_mib(config);
+    let policy = config.workload_limits.memory_mib.unwrap_or(most);
+    if config.no_sandbox { policy } else { policy.min(most) }
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -80,7 +87,7 @@ mod tests {
     use crate::config::WorkloadCaps;
 
     fn refusal(asked: WorkloadLimits, kind: WorkloadType, caps: WorkloadCaps) -> Option<Code> {
-        let config = Config { workload_limits: caps, ..Config::default() };
+        let config = Config { workload_limits: caps, no_sandbox: true, ..Config::default() };
         within_policy(&asked, kind, &config).err().map(|fault| fault.code)
     }
 
@@ -92,6 +99,14 @@ mod tests {
         assert_eq!(refusal(asked(257), WorkloadType::Wasm, WorkloadCaps::default()), Some(Code::LimitExceeded));
         assert_eq!(refusal(asked(257), WorkloadType::Wasm, more), None);
         assert_eq!(refusal(asked(0), WorkloadType::Wasm, more), Some(Code::BadRequest));
+    }
+
+    #[test]
+    fn no_policy_gives_more_memory_than_a_machine_has() {
+        let caps = WorkloadCaps { memory_mib: Some(4096), ..WorkloadCaps::default() };
+        let machines = Config { workload_limits: caps, ..Config::default() };
+        assert_eq!(memory_cap(&machines), machines.machine_template.memsize_mib - 64);
+        assert_eq!(memory_cap(&Config { no_sandbox: true, ..machines }), 4096);
     }
 
     #[test]

@@ -25,12 +25,10 @@ use super::trigger::Triggers;
 use super::{Origin, State, credentials};
 use crate::artifact::Artifact;
 use crate::config::FunctionLimits;
+use crate::sandbox;
 
 /// Bytes of an artifact in one message to an agent.
 const PIECE: usize = 256 << 10;
-
-/// Memory of an agent itself, bytes: it lives in the same control group as its service.
-const AGENT_MEMORY: u64 = 16 << 20;
 
 /// Time a claim waits for a ready agent.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,8 +66,11 @@ impl Actor {
             Fault::new(Code::PoolExhausted, format!("Failed to get agent client from pool: {error}"))
         })?;
         let hosted = self.hand_over(agent, &artifact, environment).await?;
-        if self.spec.r#type.is_function() {
-            self.connect().await?;
+        if self.spec.r#type.is_function()
+            && let Err(fault) = self.connect().await
+        {
+            hosted.destroy().await;
+            return Err(fault);
         }
         self.artifact = Some(artifact);
         Ok(hosted)
@@ -133,9 +134,14 @@ impl Actor {
             let text = format!("Failed to deploy workload: its limits cannot be enforced: {error}");
             return Err(Fault::new(Code::LimitUnavailable, text));
         }
-        if !shares_files && let Err(error) = send_artifact(&hosted.sender, &artifact.path).await {
-            hosted.destroy().await;
-            return Err(failed(&format_args!("the artifact cannot be sent to the agent: {error}")));
+        if !shares_files {
+            // A machine that hangs takes nothing, and nobody pings it yet.
+            let sent = timeout(START_TIMEOUT, send_artifact(&hosted.sender, &artifact.path));
+            let sent = sent.await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+            if let Err(error) = sent {
+                hosted.destroy().await;
+                return Err(failed(&format_args!("the artifact cannot be sent to the agent: {error}")));
+            }
         }
         let start = ToAgent::Start(Box::new(Start {
             name: self.spec.name.to_string(),
@@ -149,7 +155,13 @@ impl Actor {
             require_static: !self.shared.config.no_sandbox,
             host_services: self.spec.asks_for_host_services(),
         }));
-        hosted.sender.send(start).await.map_err(|error| failed(&error))?;
+        let sent = timeout(START_TIMEOUT, hosted.sender.send(start)).await;
+        let sent =
+            sent.map_err(|_| "the agent does not read".to_owned()).and_then(|sent| sent.map_err(|e| e.to_string()));
+        if let Err(error) = sent {
+            hosted.destroy().await;
+            return Err(failed(&error));
+        }
         let answer = timeout(START_TIMEOUT, async {
             loop {
                 match hosted.receiver.receive().await {
@@ -183,7 +195,7 @@ impl Actor {
         let memory = self.spec.limits.memory_mib.filter(|_| !self.spec.r#type.is_function());
         Resources {
             cpu_millis: self.spec.limits.cpu_millis,
-            memory_bytes: memory.map(|mib| (mib << 20).saturating_add(AGENT_MEMORY)),
+            memory_bytes: memory.map(|mib| (mib + sandbox::overhead_mib(&self.shared.config)) << 20),
         }
     }
 

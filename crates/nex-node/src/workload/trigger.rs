@@ -84,6 +84,11 @@ impl Triggers {
         let subjects: Vec<String> = spec.trigger_subjects.iter().map(ToString::to_string).collect();
         let draining = CancellationToken::new();
         let mut subscribed = Vec::new();
+        let names: Vec<String> = subjects.iter().map(|subject| in_queue(subject, &queue)).collect();
+        for name in &names {
+            // Of an earlier workload of this name, which nobody asked for any more.
+            while connection.denied.subscription(name).is_some() {}
+        }
         for subject in &subjects {
             let messages = connection
                 .client
@@ -99,7 +104,6 @@ impl Triggers {
             };
             subscribed.push((trigger, messages));
         }
-        let names: Vec<String> = subjects.iter().map(|subject| in_queue(subject, &queue)).collect();
         connection.subscribed(&names).await.map_err(|denial| format!("cannot subscribe: {denial}"))?;
         let subscriptions = subscribed.into_iter().map(|(trigger, messages)| trigger.keep(messages)).collect();
         Ok(Self { draining, subscriptions, _connection: connection })

@@ -78,7 +78,8 @@ impl Qemu {
             // A kernel made for guests is told of its drives on its command line; those of distributions, which come with an
             // initramfs, want ACPI for that.
             .args(["-M", if settings.initrd.is_some() { "microvm" } else { "microvm,acpi=off" }])
-            .args(["-accel", self.accelerator.as_str()])
+            // Translated code would take up to a gigabyte of the host's memory.
+            .args(["-accel", if self.accelerator == Accelerator::Kvm { "kvm" } else { "tcg,tb-size=64" }])
             // What the host has, or all that can be translated.
             .args(["-cpu", if self.accelerator == Accelerator::Kvm { "host" } else { "max" }])
             .arg("-m")
