@@ -263,6 +263,12 @@ pub async fn round_trip(nats: &async_nats::Client) -> Result<()> {
     Ok(())
 }
 
+/// Seconds since 1970.
+pub fn unix_now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since.as_secs().cast_signed()
+}
+
 /// Runs a check until it holds, or time is up: for what no event tells.
 ///
 /// # Errors

@@ -5,7 +5,7 @@
 use anyhow::Result;
 use async_nats::jetstream;
 use nex_client::{Client, ClientError, stop_request};
-use nex_e2e::{PATIENCE, World};
+use nex_e2e::{PATIENCE, World, unix_now};
 use nex_identity::claims::{Action, LIFETIME, MAX_LIFETIME, Scope};
 use nex_identity::{Claims, Issuer};
 use nex_protocol::control::deploy::DeployRequest;
@@ -15,11 +15,6 @@ use nex_testkit::NexNode;
 use serde_json::json;
 
 const SOURCE: &[u8] = b"() => 'hi'";
-
-fn now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    i64::try_from(since.as_secs()).unwrap()
-}
 
 /// A request as our client makes it, for the function `f`.
 async fn request(world: &World) -> Result<DeployRequest> {
@@ -117,10 +112,10 @@ async fn an_expired_claim_and_one_whose_time_has_not_come_are_refused() -> Resul
     let world = World::start().await?;
     let good = request(&world).await?;
     let location = good.location.clone().unwrap().to_string();
-    let sha256 = Claims::verify(&good.workload_jwt, now())?.hash().unwrap().to_owned();
+    let sha256 = Claims::verify(&good.workload_jwt, unix_now())?.hash().unwrap().to_owned();
     let bound = |at: i64| Claims::deploy("f", &sha256).bound(&scope(&world, &location), at);
-    let old = bound(now() - LIFETIME - 1).sign(&world.issuer, now() - LIFETIME - 1)?;
-    let early = Claims { nbf: now() + 3600, ..bound(now()) }.sign(&world.issuer, now())?;
+    let old = bound(unix_now() - LIFETIME - 1).sign(&world.issuer, unix_now() - LIFETIME - 1)?;
+    let early = Claims { nbf: unix_now() + 3600, ..bound(unix_now()) }.sign(&world.issuer, unix_now())?;
     for (jwt, reason) in [(old, "the claim has expired"), (early, "the claim is not valid yet")] {
         let request = DeployRequest { workload_jwt: jwt, ..good.clone() };
         let (code, text) = refusal(world.client.deploy(&request, world.node.id())).await;
@@ -136,20 +131,20 @@ async fn a_strict_node_wants_claims_that_leave_nothing_open() -> Result<()> {
     let good = request(&world).await?;
     let node = world.node.id();
     let location = good.location.clone().unwrap().to_string();
-    let sha256 = Claims::verify(&good.workload_jwt, now())?.hash().unwrap().to_owned();
-    let bound = || Claims::deploy("f", &sha256).bound(&scope(&world, &location), now());
+    let sha256 = Claims::verify(&good.workload_jwt, unix_now())?.hash().unwrap().to_owned();
+    let bound = || Claims::deploy("f", &sha256).bound(&scope(&world, &location), unix_now());
     let without = |part: &str| {
         let mut claims = bound();
         claims.nats.remove(part).unwrap();
         claims
     };
     let of_go = Claims::deploy("f", &sha256);
-    let lasting = Claims { exp: now() + MAX_LIFETIME + 60, ..bound() };
+    let lasting = Claims { exp: unix_now() + MAX_LIFETIME + 60, ..bound() };
     let endless = Claims { exp: 0, ..bound() };
     let mut open: Vec<Claims> = ["action", "node", "namespace", "location", "nonce"].map(without).into();
     open.extend([of_go, lasting, endless]);
     for claims in open {
-        let request = DeployRequest { workload_jwt: claims.clone().sign(&world.issuer, now())?, ..good.clone() };
+        let request = DeployRequest { workload_jwt: claims.clone().sign(&world.issuer, unix_now())?, ..good.clone() };
         let (code, text) = refusal(world.client.deploy(&request, node)).await;
         assert_eq!(code, Some(Code::ClaimIncomplete), "{claims:?}: {text}");
     }
@@ -157,7 +152,7 @@ async fn a_strict_node_wants_claims_that_leave_nothing_open() -> Result<()> {
 
     let stop = StopRequest {
         workload_id: workload.id.clone(),
-        workload_jwt: Claims::stop("f").sign(&world.issuer, now())?,
+        workload_jwt: Claims::stop("f").sign(&world.issuer, unix_now())?,
         target_node: node.to_owned(),
     };
     let (code, text) = refusal(world.client.stop(&stop, node)).await;

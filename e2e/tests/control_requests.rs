@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
 
 use anyhow::Result;
-use nex_e2e::World;
+use nex_e2e::{World, unix_now};
 use nex_identity::{Claims, Issuer, XKeyPair};
 use nex_protocol::envelope::{self, EnvelopeError, kind};
 use nex_protocol::{Code, WorkloadType};
@@ -11,11 +11,6 @@ use nex_testkit::NatsServer;
 use serde_json::{Value, json};
 
 const BIG_SERVER: &str = "max_payload: 16777216";
-
-fn unix_now() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    i64::try_from(now.as_secs()).unwrap()
-}
 
 /// The refusal on a subject.
 async fn refusal(world: &World, subject: &str, kind: &str, body: Vec<u8>) -> (Option<Code>, String) {

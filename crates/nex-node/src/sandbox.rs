@@ -129,7 +129,7 @@ pub(crate) fn pool(
         log_filter,
         cgroups,
     };
-    let qemu = Qemu { program: absolute(host::qemu(config)?)?, accelerator };
+    let qemu = Qemu::new(absolute(host::qemu(config)?)?, accelerator);
     Ok(Pool::spawn(Arc::new(MachineSandbox::new(machines, qemu).map_err(failed)?), settings))
 }
 

@@ -127,10 +127,7 @@ pub fn workspace_root() -> PathBuf {
 
 /// A program on the path, or where the variable says.
 pub fn program(variable: &str, name: &str) -> Option<PathBuf> {
-    let named = std::env::var_os(variable).map(PathBuf::from);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = || std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file());
-    named.or_else(found)
+    std::env::var_os(variable).map(PathBuf::from).or_else(|| installed(name))
 }
 
 /// The nats-server to test against.
@@ -168,12 +165,17 @@ fn tool(variable: &str, name: &str) -> Result<PathBuf> {
         }
         return Ok(path);
     }
+    installed(name)
+        .with_context(|| format!("no {name} found: `cargo xtask setup` installs one into the project's folder"))
+}
+
+/// A program of the set-up, else one on the PATH.
+fn installed(name: &str) -> Option<PathBuf> {
     let search = std::env::var_os("PATH").unwrap_or_default();
     std::iter::once(workspace_root().join(".tools/bin"))
         .chain(std::env::split_paths(&search))
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
-        .with_context(|| format!("no {name} found: `cargo xtask setup` installs one into the project's folder"))
 }
 
 /// `target/debug` (or `target/release`): a test executable is in its `deps`, any other program right in it.

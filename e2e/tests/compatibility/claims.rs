@@ -1,7 +1,7 @@
 //! Claims: which keys may sign, and who may stop a workload, when and for how long.
 
 use anyhow::Result;
-use nex_e2e::{World, eventually};
+use nex_e2e::{World, eventually, unix_now};
 use nex_identity::{Claims, Issuer};
 use nex_protocol::Code;
 use nex_protocol::WorkloadType::V8;
@@ -11,7 +11,7 @@ use nex_testkit::NexNode;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
-use crate::{deployed, function, now, refusal, subject};
+use crate::{deployed, function, refusal, subject};
 
 /// A request to stop a workload, with a claim as the clients of Go Nex sign it.
 fn stop(id: &str, jwt: &str) -> String {
@@ -28,11 +28,11 @@ async fn a_key_of_any_kind_may_sign() -> Result<()> {
     let world = World::start().await?;
     for (name, key) in [("user", KeyPair::new_user()), ("server", KeyPair::new_server())] {
         let mut request = function(&world, name).await?;
-        let hash = Claims::verify(request["workload_jwt"].as_str().unwrap(), now())?.hash().unwrap().to_owned();
-        request["workload_jwt"] = json!(Claims::deploy(name, &hash).sign_by(&key, now())?);
+        let hash = Claims::verify(request["workload_jwt"].as_str().unwrap(), unix_now())?.hash().unwrap().to_owned();
+        request["workload_jwt"] = json!(Claims::deploy(name, &hash).sign_by(&key, unix_now())?);
         let workload = deployed(&world, &request).await?;
         assert_eq!(workload.issuer, key.public_key());
-        let request = stop(&workload.id, &Claims::stop(name).sign_by(&key, now())?);
+        let request = stop(&workload.id, &Claims::stop(name).sign_by(&key, unix_now())?);
         assert!(stopped(&world, request).await?.stopped);
     }
     Ok(())
@@ -42,18 +42,18 @@ async fn a_key_of_any_kind_may_sign() -> Result<()> {
 async fn a_stop_counts_in_its_time_alone() -> Result<()> {
     let world = World::start().await?;
     let workload = deployed(&world, &function(&world, "f").await?).await?;
-    let expired = Claims { exp: now() - 1, ..Claims::stop("f") };
-    let early = Claims { nbf: now() + 3600, ..Claims::stop("f") };
+    let expired = Claims { exp: unix_now() - 1, ..Claims::stop("f") };
+    let early = Claims { nbf: unix_now() + 3600, ..Claims::stop("f") };
     for (claims, text) in [
         (expired, "Invalid stop request: the claim has expired"),
         (early, "Invalid stop request: the claim is not valid yet"),
     ] {
-        let request = stop(&workload.id, &claims.sign(&world.issuer, now())?);
+        let request = stop(&workload.id, &claims.sign(&world.issuer, unix_now())?);
         let refused = refusal(&world, &subject(&world, "STOP"), kind::STOP, request).await;
         assert_eq!(refused, (Code::InvalidStopClaim, text.to_owned()));
     }
-    let timely = Claims { exp: now() + 60, nbf: now() - 60, ..Claims::stop("f") };
-    assert!(stopped(&world, stop(&workload.id, &timely.sign(&world.issuer, now())?)).await?.stopped);
+    let timely = Claims { exp: unix_now() + 60, nbf: unix_now() - 60, ..Claims::stop("f") };
+    assert!(stopped(&world, stop(&workload.id, &timely.sign(&world.issuer, unix_now())?)).await?.stopped);
     Ok(())
 }
 
@@ -66,7 +66,7 @@ async fn a_workload_whose_issuer_was_taken_off_the_list_is_stopped_by_who_is_on_
     let mut world = World::with(list(&[&old, &new])).await?;
     world.issuer = old;
     let workload = world.function("f", V8, b"() => 1", "f").await?;
-    let request = |issuer: &Issuer| stop(&workload.id, &Claims::stop("f").sign(issuer, now()).unwrap());
+    let request = |issuer: &Issuer| stop(&workload.id, &Claims::stop("f").sign(issuer, unix_now()).unwrap());
     let on = subject(&world, "STOP");
     let (code, text) = refusal(&world, &on, kind::STOP, request(&new)).await;
     assert_eq!(code, Code::InvalidStopClaim, "while the one who deployed it is on the list too: {text}");

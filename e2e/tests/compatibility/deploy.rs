@@ -2,14 +2,14 @@
 
 use anyhow::Result;
 use nex_client::lame_duck_request;
-use nex_e2e::{BUCKET, World, body};
+use nex_e2e::{BUCKET, World, body, unix_now};
 use nex_identity::claims::{Action, Scope};
 use nex_identity::{Claims, Issuer};
 use nex_protocol::envelope::kind;
 use nex_protocol::{Code, Environment};
 use serde_json::{Value, json};
 
-use crate::{deployed, function, not_deployed, now, refusal, subject};
+use crate::{deployed, function, not_deployed, refusal, subject};
 
 #[tokio::test]
 async fn a_description_has_at_most_4096_bytes() -> Result<()> {
@@ -35,7 +35,7 @@ async fn types_are_taken_in_any_case_and_elf_is_native() -> Result<()> {
         "type": "elf",
         "location": format!("nats://{BUCKET}/shell"),
         "argv": ["-c", "exec /bin/sleep 1000"],
-        "workload_jwt": Claims::deploy("service", &sha256).sign(&world.issuer, now())?,
+        "workload_jwt": Claims::deploy("service", &sha256).sign(&world.issuer, unix_now())?,
     });
     let service = deployed(&world, &service).await?;
     let info = world.info().await?;
@@ -105,7 +105,7 @@ async fn a_name_beside_the_claim_must_be_that_of_the_claim() -> Result<()> {
 async fn a_hash_beside_the_claim_must_be_written_as_in_the_claim_but_for_its_case() -> Result<()> {
     let world = World::start().await?;
     let request = function(&world, "f").await?;
-    let hash = Claims::verify(request["workload_jwt"].as_str().unwrap(), now())?.hash().unwrap().to_owned();
+    let hash = Claims::verify(request["workload_jwt"].as_str().unwrap(), unix_now())?.hash().unwrap().to_owned();
     let beside = |hash: Value| {
         let mut request = request.clone();
         request["hash"] = hash;
@@ -119,9 +119,9 @@ async fn a_hash_beside_the_claim_must_be_written_as_in_the_claim_but_for_its_cas
     }
     for (name, hash) in [("upper", json!(hash.to_uppercase())), ("empty", json!("")), ("null", Value::Null)] {
         let mut request = beside(hash);
-        let claims = Claims::verify(request["workload_jwt"].as_str().unwrap(), now())?;
+        let claims = Claims::verify(request["workload_jwt"].as_str().unwrap(), unix_now())?;
         // A claim is good once.
-        request["workload_jwt"] = json!(Claims { sub: name.to_owned(), ..claims }.sign(&world.issuer, now())?);
+        request["workload_jwt"] = json!(Claims { sub: name.to_owned(), ..claims }.sign(&world.issuer, unix_now())?);
         deployed(&world, &request).await?;
     }
     Ok(())
@@ -131,11 +131,11 @@ async fn a_hash_beside_the_claim_must_be_written_as_in_the_claim_but_for_its_cas
 async fn the_claim_of_a_stop_runs_nothing_where_no_hash_is_asked_for() -> Result<()> {
     let world = World::with(json!({"require_artifact_hash": false})).await?;
     let mut request = function(&world, "f").await?;
-    request["workload_jwt"] = json!(Claims::stop("f").sign(&world.issuer, now())?);
+    request["workload_jwt"] = json!(Claims::stop("f").sign(&world.issuer, unix_now())?);
     let text = "Invalid deploy request: the claim is not one to deploy";
     assert_eq!(not_deployed(&world, &request).await, (Code::InvalidClaim, text.to_owned()));
     // The placeholder of Go Nex 0.2.7 is a deploy's.
-    request["workload_jwt"] = json!(Claims::deploy("f", "TBD").sign(&world.issuer, now())?);
+    request["workload_jwt"] = json!(Claims::deploy("f", "TBD").sign(&world.issuer, unix_now())?);
     deployed(&world, &request).await?;
     Ok(())
 }
@@ -173,7 +173,7 @@ async fn artifacts_over_the_limits_are_refused_in_the_words_of_go_nex() -> Resul
     let sized = async |name: &str, size: usize| -> Result<Value> {
         let mut request = function(&world, name).await?;
         let sha256 = world.put(name, script(name, size).as_bytes()).await?;
-        request["workload_jwt"] = json!(Claims::deploy(name, &sha256).sign(&world.issuer, now())?);
+        request["workload_jwt"] = json!(Claims::deploy(name, &sha256).sign(&world.issuer, unix_now())?);
         Ok(request)
     };
     let refused = not_deployed(&world, &sized("large", 100_001).await?).await;
@@ -202,7 +202,7 @@ fn bound(world: &World, name: &str, sha256: &str, key: &str) -> Claims {
         location: Some(&location),
         workload: None,
     };
-    Claims::deploy(name, sha256).bound(&scope, now())
+    Claims::deploy(name, sha256).bound(&scope, unix_now())
 }
 
 #[tokio::test]
@@ -219,7 +219,7 @@ async fn checks_come_in_the_order_of_the_table() -> Result<()> {
     world.issuer = trusted;
     let node = world.node.id().to_owned();
     let on = |namespace: &str| format!("$NEX.DEPLOY.{namespace}.{node}");
-    let signed = |claims: Claims| claims.sign(&world.issuer, now()).unwrap();
+    let signed = |claims: Claims| claims.sign(&world.issuer, unix_now()).unwrap();
     let put = async |key: &str, source: String| world.put(key, source.as_bytes()).await;
     let at = |key: &str| format!("nats://{BUCKET}/{key}");
 
@@ -247,8 +247,8 @@ async fn checks_come_in_the_order_of_the_table() -> Result<()> {
     put("other", script("other", 1000)).await?;
     let bad = put("bad", "(".to_owned()).await?;
     let stranger = Issuer::generate();
-    let expired = Claims { exp: now() - 1, ..Claims::deploy("a.b", "TBD") }.sign(&stranger, now() - 2)?;
-    let nameless = Claims::deploy("a.b", "TBD").sign(&stranger, now())?;
+    let expired = Claims { exp: unix_now() - 1, ..Claims::deploy("a.b", "TBD") }.sign(&stranger, unix_now() - 2)?;
+    let nameless = Claims::deploy("a.b", "TBD").sign(&stranger, unix_now())?;
     let hashless = || Claims::deploy("f", "TBD");
     let mut for_another = Claims::deploy("f", &used);
     for_another.nats.insert("namespace".to_owned(), "elsewhere".into());
@@ -309,7 +309,7 @@ async fn checks_come_in_the_order_of_the_table() -> Result<()> {
         (
             Code::InvalidClaim,
             format!("{invalid}'a.b' is no workload name"),
-            json!({"workload_jwt": hashless().sign(&stranger, now())?}),
+            json!({"workload_jwt": hashless().sign(&stranger, unix_now())?}),
         ),
         (
             Code::InvalidClaim,

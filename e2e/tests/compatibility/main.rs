@@ -13,18 +13,12 @@ mod requests;
 
 use anyhow::Result;
 use nex_client::Client;
-use nex_e2e::{BUCKET, World};
+use nex_e2e::{BUCKET, World, unix_now};
 use nex_identity::Claims;
 use nex_protocol::Code;
 use nex_protocol::control::deploy::RunResponse;
 use nex_protocol::envelope::{self, EnvelopeError, kind};
 use serde_json::{Value, json};
-
-/// Seconds since 1970.
-fn now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    i64::try_from(since.as_secs()).unwrap()
-}
 
 /// The refusal that a request on this subject is answered with.
 async fn refusal(world: &World, subject: &str, kind: &str, body: impl Into<Vec<u8>>) -> (Code, String) {
@@ -59,7 +53,7 @@ async fn function(world: &World, name: &str) -> Result<Value> {
         "type": "v8",
         "location": format!("nats://{BUCKET}/{name}"),
         "trigger_subjects": [name],
-        "workload_jwt": Claims::deploy(name, &sha256).sign(&world.issuer, now())?,
+        "workload_jwt": Claims::deploy(name, &sha256).sign(&world.issuer, unix_now())?,
     }))
 }
 

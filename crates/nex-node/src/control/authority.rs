@@ -5,7 +5,7 @@
 //! and to be signed after the node began to remember claims.
 
 use nex_identity::Claims;
-use nex_identity::claims::{Scope, ScopeError, fingerprint};
+use nex_identity::claims::{Scope, fingerprint};
 use nex_protocol::{Code, Fault};
 
 use super::used_claims::{Refusal, Use, UsedClaims};
@@ -72,16 +72,12 @@ impl Authority {
         })
     }
 
-    fn check_strictly(&self, claims: &Claims, asked: &Scope<'_>, now: i64) -> Result<(), String> {
-        claims.check_complete(asked, now).map_err(|error: ScopeError| error.to_string())?;
-        self.check_fresh(claims)
-    }
-
-    /// Whether a claim was signed since the node began to remember which were used.
+    /// Whether a claim says everything, and was signed since the node began to remember which were used.
     ///
     /// # Errors
     /// The reason why not.
-    pub(super) fn check_fresh(&self, claims: &Claims) -> Result<(), String> {
+    pub(super) fn check_strictly(&self, claims: &Claims, asked: &Scope<'_>, now: i64) -> Result<(), String> {
+        claims.check_complete(asked, now).map_err(|error| error.to_string())?;
         if claims.iat < self.since {
             return Err("the claim was signed before this node started: sign a new one, and see that the clocks agree"
                 .to_owned());

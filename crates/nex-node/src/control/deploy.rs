@@ -4,7 +4,7 @@
 //! artifact; the rest (size, digest, a ready agent, the agent's own checks) is the actor's.
 
 use nex_identity::Claims;
-use nex_identity::claims::{Action, Scope, fingerprint};
+use nex_identity::claims::{Action, Scope};
 use nex_protocol::control::deploy::{DeployRequest, RunResponse};
 use nex_protocol::control::limits::WorkloadLimits;
 use nex_protocol::event::SYSTEM;
@@ -116,7 +116,7 @@ impl Control {
             host_services: meaningful(request.host_services),
             wants_host_services: request.wants_host_services,
             limits: request.limits,
-            claim: Some(fingerprint(&request.workload_jwt)),
+            claim: claim.fingerprint(),
             configured: false,
             deployed_at_ms: unix_now_ms(),
         };

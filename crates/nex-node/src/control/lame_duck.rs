@@ -11,7 +11,7 @@ use nex_protocol::{Code, Fault};
 use tracing::{info, warn};
 
 use super::Control;
-use crate::workload::unix_now;
+use crate::workload::{millis, unix_now};
 
 const FAILED: &str = "Failed to enter lame duck mode";
 
@@ -67,15 +67,10 @@ impl Control {
         // an earlier life of the node must not end this one.
         let scope =
             Scope { action: Action::LameDuck, node: &self.node_id, namespace: None, location: None, workload: None };
-        claims.check_complete(&scope, now).map_err(|error| refused(error.to_string()))?;
-        self.authority.check_fresh(&claims).map_err(refused)?;
+        self.authority.check_strictly(&claims, &scope, now).map_err(refused)?;
         let taken = self.authority.take(&request.node_jwt, &claims, &scope, now);
         taken.map_err(|denied| denied.fault(&format!("{FAILED}: ")))?.spend();
         info!(issuer = claims.iss, "lame duck mode was ordered");
         Ok(!self.authority.trusts_everybody())
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -15,10 +15,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nex_identity::claims::MAX_LIFETIME;
 use tracing::warn;
 
 use crate::state::write_whole;
-use nex_identity::claims::MAX_LIFETIME;
 
 /// Claims that are remembered. Each takes some hundred bytes.
 const ROOM: usize = 32_768;
@@ -67,6 +67,11 @@ pub(super) struct Use {
 }
 
 impl Use {
+    /// What tells the claim from others.
+    pub(super) fn fingerprint(&self) -> Option<String> {
+        self.fingerprint.clone()
+    }
+
     /// What the claim allows is done.
     pub(super) fn spend(mut self) {
         if let Some(fingerprint) = self.fingerprint.take() {

@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use super::call::{Gate, Instance};
 use super::table::{Table, Workload};
 use super::trigger::{Function, Triggers};
-use super::{Counters, Origin, Record, Spec, State, Status};
+use super::{Counters, Origin, Record, Spec, State, Status, millis};
 use crate::artifact::{Artifact, ArtifactCache};
 use crate::config::Config;
 use crate::connection::Connection;
@@ -332,7 +332,7 @@ impl Actor {
             workload_name: self.spec.name.to_string(),
             workload_id: self.id.clone(),
             attempt,
-            delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+            delay_ms: millis(delay),
             message: message.to_owned(),
         };
         self.shared.publisher.workload_event(&self.spec.namespace, &event);

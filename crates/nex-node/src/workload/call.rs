@@ -18,6 +18,7 @@ use nex_protocol::link::message::{Failure, FailureKind, Headers, Invoke, Outcome
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::millis;
 use crate::config::FunctionLimits;
 
 /// The agent keeps the deadline itself; this much later the node stops waiting for it.
@@ -67,7 +68,7 @@ impl Instance {
             return lost();
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        let invoke = Invoke { subject, headers, timeout_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) };
+        let invoke = Invoke { subject, headers, timeout_ms: millis(left) };
         let settled = timeout_at(deadline + AGENT_SLACK, async {
             self.sender.send(ToAgent::Invoke(call, invoke, payload)).await.ok()?;
             outcome.await.ok()

@@ -8,8 +8,8 @@ use std::time::Duration;
 use nex_protocol::control::limits::WorkloadLimits;
 use nex_protocol::{Code, Fault, WorkloadType};
 
-use super::Spec;
 use super::actor::Shared;
+use super::{Spec, millis};
 use crate::config::{Config, FunctionLimits};
 use crate::sandbox;
 
@@ -62,10 +62,6 @@ fn memory_cap(config: &Config) -> u64 {
     let most = sandbox::function_memory_mib(config);
     let policy = config.workload_limits.memory_mib.unwrap_or(most);
     if config.no_sandbox { policy } else { policy.min(most) }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Spec {

@@ -113,7 +113,12 @@ pub fn unix_now() -> u64 {
 /// Milliseconds since 1970.
 pub fn unix_now_ms() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+    millis(now)
+}
+
+/// Milliseconds of a duration, as they go over the wire.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What is kept on disk of a workload.

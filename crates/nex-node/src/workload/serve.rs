@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::actor::{Actor, Ended};
 use super::call::Instance;
 use super::host_calls::{HostCalls, ProtocolBroken};
-use super::{Origin, Record, State};
+use super::{Origin, Record, State, millis};
 
 /// Time between two pings; this many unanswered ones in a row mean that the agent hangs.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -171,7 +171,7 @@ impl Actor {
     async fn wind_down(&mut self, hosted: &mut Hosted, instance: &Instance) {
         self.set_state(State::Stopping);
         let grace = self.shared.config.stop_grace;
-        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let grace_ms = millis(grace);
         let (function, sender, triggers) = (Arc::clone(&self.function), hosted.sender.clone(), self.triggers.take());
         let timeout = self.spec.function_limits(&self.shared.config).timeout;
         // Beside the receive loop, never inside it: an agent that does not read must not keep us from the deadline.

@@ -65,10 +65,9 @@ impl Actor {
         let agent = self.shared.pool.claim(CLAIM_TIMEOUT).await.map_err(|error| {
             Fault::new(Code::PoolExhausted, format!("Failed to get agent client from pool: {error}"))
         })?;
-        let hosted = self.hand_over(agent, &artifact, environment).await?;
-        if self.spec.r#type.is_function()
-            && let Err(fault) = self.connect().await
-        {
+        let Agent { sender, receiver, lost, place, shares_files, .. } = agent;
+        let mut hosted = Hosted { sender, receiver, lost, place, calls: None };
+        if let Err(fault) = self.hand_over(&mut hosted, shares_files, &artifact, environment).await {
             hosted.destroy().await;
             return Err(fault);
         }
@@ -120,17 +119,20 @@ impl Actor {
         Ok(artifact)
     }
 
-    /// Tells an agent to run the workload and waits until it does.
-    async fn hand_over(&self, agent: Agent, artifact: &Artifact, environment: Environment) -> Result<Hosted, Fault> {
+    /// Tells an agent to run the workload and waits until it does, and until a function is triggered.
+    async fn hand_over(
+        &mut self,
+        hosted: &mut Hosted,
+        shares_files: bool,
+        artifact: &Artifact,
+        environment: Environment,
+    ) -> Result<(), Fault> {
         let failed =
             |text: &dyn std::fmt::Display| Fault::new(Code::StartFailed, format!("Failed to deploy workload: {text}"));
-        let Agent { sender, receiver, lost, place, shares_files, .. } = agent;
-        let mut hosted = Hosted { sender, receiver, lost, place, calls: None };
         let resources = self.resources();
         if !resources.is_empty()
             && let Err(error) = hosted.place.bound(&resources)
         {
-            hosted.destroy().await;
             let text = format!("Failed to deploy workload: its limits cannot be enforced: {error}");
             return Err(Fault::new(Code::LimitUnavailable, text));
         }
@@ -138,10 +140,7 @@ impl Actor {
             // A machine that hangs takes nothing, and nobody pings it yet.
             let sent = timeout(START_TIMEOUT, send_artifact(&hosted.sender, &artifact.path));
             let sent = sent.await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-            if let Err(error) = sent {
-                hosted.destroy().await;
-                return Err(failed(&format_args!("the artifact cannot be sent to the agent: {error}")));
-            }
+            sent.map_err(|error| failed(&format_args!("the artifact cannot be sent to the agent: {error}")))?;
         }
         let start = ToAgent::Start(Box::new(Start {
             name: self.spec.name.to_string(),
@@ -156,12 +155,7 @@ impl Actor {
             host_services: self.spec.asks_for_host_services(),
         }));
         let sent = timeout(START_TIMEOUT, hosted.sender.send(start)).await;
-        let sent =
-            sent.map_err(|_| "the agent does not read".to_owned()).and_then(|sent| sent.map_err(|e| e.to_string()));
-        if let Err(error) = sent {
-            hosted.destroy().await;
-            return Err(failed(&error));
-        }
+        sent.map_err(|_| failed(&"the agent does not read"))?.map_err(|error| failed(&error))?;
         let answer = timeout(START_TIMEOUT, async {
             loop {
                 match hosted.receiver.receive().await {
@@ -171,23 +165,22 @@ impl Actor {
                 }
             }
         });
-        let refusal = match answer.await {
-            Ok(Ok(Some(ToNode::Started { process_group }))) => {
-                // A JavaScript worker is replaced now and then; the number would go stale, and its agent ends it.
-                let lasting = process_group.filter(|_| !self.spec.r#type.is_function());
-                hosted.place.note_process_group(lasting);
-                return Ok(hosted);
-            }
+        let process_group = match answer.await {
+            Ok(Ok(Some(ToNode::Started { process_group }))) => process_group,
             Ok(Ok(Some(ToNode::Rejected(rejection)))) => {
-                failed(&format_args!("workload rejected by agent: {}", rejection.message))
+                return Err(failed(&format_args!("workload rejected by agent: {}", rejection.message)));
             }
-            Ok(Ok(Some(_))) => failed(&"the agent broke the protocol"),
-            Ok(Ok(None)) => failed(&"the agent ended before the workload was started"),
-            Ok(Err(error)) => failed(&error),
-            Err(_) => failed(&"the agent did not start the workload in time"),
+            Ok(Ok(Some(_))) => return Err(failed(&"the agent broke the protocol")),
+            Ok(Ok(None)) => return Err(failed(&"the agent ended before the workload was started")),
+            Ok(Err(error)) => return Err(failed(&error)),
+            Err(_) => return Err(failed(&"the agent did not start the workload in time")),
         };
-        hosted.destroy().await;
-        Err(refusal)
+        if self.spec.r#type.is_function() {
+            // A JavaScript worker is replaced now and then; its number would go stale, and its agent ends it.
+            return self.connect().await;
+        }
+        hosted.place.note_process_group(process_group);
+        Ok(())
     }
 
     /// What control groups bound; a function's memory is bounded by its engine.

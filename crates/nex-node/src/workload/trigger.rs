@@ -89,7 +89,7 @@ impl Triggers {
             // Of an earlier workload of this name, which nobody asked for any more.
             while connection.denied.subscription(name).is_some() {}
         }
-        for subject in &subjects {
+        for (subject, name) in subjects.iter().zip(&names) {
             let messages = connection
                 .client
                 .queue_subscribe(subject.clone(), queue.clone())
@@ -100,6 +100,7 @@ impl Triggers {
                 function: Arc::clone(function),
                 subject: subject.clone(),
                 queue: queue.clone(),
+                name: name.clone(),
                 draining: draining.clone(),
             };
             subscribed.push((trigger, messages));
@@ -124,6 +125,8 @@ struct Trigger {
     function: Arc<Function>,
     subject: String,
     queue: String,
+    /// How the server names the subscription when it denies it.
+    name: String,
     draining: CancellationToken,
 }
 
@@ -152,8 +155,8 @@ impl Trigger {
     }
 
     async fn listen(&self, mut messages: Subscriber) -> Over {
-        let names = [self.name()];
-        let mut denial = std::pin::pin!(self.connection.denied.one_of(&names));
+        let name = std::slice::from_ref(&self.name);
+        let mut denial = std::pin::pin!(self.connection.denied.one_of(name));
         loop {
             let message = tokio::select! {
                 message = messages.next() => message,
@@ -171,10 +174,6 @@ impl Trigger {
         Over::Drained
     }
 
-    fn name(&self) -> String {
-        in_queue(&self.subject, &self.queue)
-    }
-
     fn answer(&self, message: Message) {
         tokio::spawn(answer(self.connection.client.clone(), Arc::clone(&self.function), message));
     }
@@ -184,7 +183,7 @@ impl Trigger {
             tokio::time::sleep(AGAIN).await;
             let subscribed = self.connection.client.queue_subscribe(self.subject.clone(), self.queue.clone()).await;
             let Ok(messages) = subscribed else { continue };
-            if self.connection.subscribed(&[self.name()]).await.is_ok() {
+            if self.connection.subscribed(std::slice::from_ref(&self.name)).await.is_ok() {
                 return messages;
             }
         }

@@ -53,22 +53,14 @@ impl Accelerator {
 pub struct Qemu {
     /// `qemu-system-x86_64`.
     pub program: PathBuf,
-    /// How it runs guests.
-    pub accelerator: Accelerator,
+    accelerator: Accelerator,
+    counter_khz: Option<u64>,
 }
 
 impl Qemu {
-    /// The rate of the time stamp counter, which a translated guest has from the host. On a busy host the guest's kernel
-    /// measures it wrongly, finds no other clock, and hangs; told, it measures again later and corrects itself.
-    fn counter_khz(&self) -> Option<u64> {
-        if self.accelerator != Accelerator::Tcg || !cfg!(target_arch = "x86_64") {
-            return None;
-        }
-        let processor = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-        let line = processor.lines().find(|line| line.starts_with("cpu MHz"))?;
-        let (mhz, part) = line.split_once(':')?.1.trim().split_once('.').unwrap_or(("", ""));
-        let part: u64 = format!("{part:0<3}").get(..3)?.parse().ok()?;
-        Some(mhz.parse::<u64>().ok()? * 1000 + part)
+    /// This program, and how it is to run guests.
+    pub fn new(program: PathBuf, accelerator: Accelerator) -> Self {
+        Self { program, accelerator, counter_khz: counter_khz(accelerator) }
     }
 
     /// The command for a machine with this folder.
@@ -96,7 +88,7 @@ impl Qemu {
         }
         command
             .arg("-append")
-            .arg(boot_arguments(settings, id, self.counter_khz()))
+            .arg(boot_arguments(settings, id, self.counter_khz))
             .args(["-serial", "stdio"])
             .arg("-drive")
             .arg(format!("id=root,if=none,format=raw,readonly=on,file={}", quoted(&settings.root_image)))
@@ -121,6 +113,19 @@ impl Qemu {
         }
         command
     }
+}
+
+/// The rate of the time stamp counter, which a translated guest has from the host. On a busy host the guest's kernel
+/// measures it wrongly, finds no other clock, and hangs; told, it measures again later and corrects itself.
+fn counter_khz(accelerator: Accelerator) -> Option<u64> {
+    if accelerator != Accelerator::Tcg || !cfg!(target_arch = "x86_64") {
+        return None;
+    }
+    let processor = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = processor.lines().find(|line| line.starts_with("cpu MHz"))?;
+    let (mhz, part) = line.split_once(':')?.1.trim().split_once('.').unwrap_or(("", ""));
+    let part: u64 = format!("{part:0<3}").get(..3)?.parse().ok()?;
+    Some(mhz.parse::<u64>().ok()? * 1000 + part)
 }
 
 /// Ties a process to its node: a guest that hangs would not notice that its link is closed. The kernel ties it to the
@@ -182,7 +187,7 @@ mod tests {
             log_filter: "warn, nex=debug".into(),
             cgroups: None,
         };
-        let qemu = Qemu { program: "/q".into(), accelerator: Accelerator::Tcg };
+        let qemu = Qemu::new("/q".into(), Accelerator::Tcg);
         let command = qemu.command(&settings, "id", Path::new("/m/id"));
         let words: Vec<String> = command.as_std().get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         assert!(

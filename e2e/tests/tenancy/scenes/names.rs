@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use nex_client::{Client, Deployment};
-use nex_e2e::{PATIENCE, User, body};
+use nex_e2e::{PATIENCE, User, body, unix_now};
 use nex_identity::claims::{Action, Scope};
 use nex_identity::{Claims, Issuer, XKeyPair};
 use nex_protocol::WorkloadType::Native;
@@ -14,11 +14,6 @@ use nex_protocol::{Code, Location, subject};
 use super::{ECHO, deployed, refused_with};
 use crate::party::{Party, Refusal};
 use crate::stage::{Layout, Stage, with_credentials};
-
-fn now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    i64::try_from(since.as_secs()).unwrap()
-}
 
 pub(crate) async fn no_name_leads_into_another_namespace(stage: &Stage) -> Result<()> {
     let Stage { admin, shop, lab, node, .. } = stage;
@@ -35,7 +30,7 @@ pub(crate) async fn no_name_leads_into_another_namespace(stage: &Stage) -> Resul
     let good = shop.function("echo", &sha256)?;
     let good = good.request(&shop.issuer, &shop.publisher, shop.namespace(), node.id(), &xkey)?;
     for name in ["lab.echo", "*", ">", "echo.>", "../lab", "a b", "echo\r\nPUB x 0", "", "écho"] {
-        let claim = Claims::deploy(name, &sha256).bound(&scope, now()).sign(&shop.issuer, now())?;
+        let claim = Claims::deploy(name, &sha256).bound(&scope, unix_now()).sign(&shop.issuer, unix_now())?;
         let request = DeployRequest { workload_jwt: claim, ..good.clone() };
         let refused = shop.nex.deploy(&request, node.id()).await.unwrap_err();
         assert_eq!(refused.code(), Some(Code::InvalidClaim), "{name:?}: {refused}");
