@@ -1,7 +1,9 @@
-//! Workloads in microVMs: real QEMU, a real kernel, the image that `nex rootfs` makes. Attacks are tried from inside.
+//! Workloads in microVMs: a real monitor, a real kernel, the image that `nex rootfs` makes. Attacks are tried from inside.
 //!
-//! Where QEMU, a kernel or the programs for guests are missing (`cargo xtask guest` makes them), each test says so on its
-//! standard error and ends. `NEX_TEST_KERNEL` names another kernel, one with its drivers built in.
+//! The monitor is QEMU or, with `NEX_TEST_FIRECRACKER` (a folder with `firecracker` and `jailer`), the real Firecracker in
+//! its jail. Where the monitor, a kernel or the programs for guests are missing (`cargo xtask guest` makes them), each test
+//! says so on its standard error and ends. `NEX_TEST_KERNEL` names another kernel, one with its drivers built in, and
+//! `NEX_TEST_BOOT_ARGUMENTS` what it has to be told.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
 
@@ -20,12 +22,12 @@ use nex_protocol::control::deploy::RunResponse;
 use nex_testkit::{Binaries, NatsServer, NexNode, examples, program, workspace_root};
 use serde_json::{Value, json};
 
-/// A guest that is translated on a busy machine takes its time.
-const BOOT: Duration = Duration::from_secs(120);
+/// A guest that is translated, or runs on a KVM that is emulated, takes its time on a busy machine.
+const BOOT: Duration = Duration::from_secs(240);
 
 /// What machines are made of.
 struct Pieces {
-    qemu: PathBuf,
+    monitor: Value,
     kernel: PathBuf,
     initrd: Option<PathBuf>,
     image: PathBuf,
@@ -46,7 +48,15 @@ fn pieces() -> Option<&'static Pieces> {
 }
 
 fn find() -> Result<Pieces, String> {
-    let qemu = program("NEX_QEMU", "qemu-system-x86_64").ok_or("there is no qemu-system-x86_64")?;
+    let monitor = match std::env::var_os("NEX_TEST_FIRECRACKER").map(PathBuf::from) {
+        Some(folder) => json!({
+            "vmm": "firecracker", "firecracker_path": folder.join("firecracker"), "jailer_path": folder.join("jailer"),
+        }),
+        None => {
+            let qemu = program("NEX_QEMU", "qemu-system-x86_64").ok_or("there is no qemu-system-x86_64")?;
+            json!({"vmm": "qemu", "qemu_path": qemu})
+        }
+    };
     let guest = Binaries::guest().map_err(|error| error.to_string())?;
     let intruder = guest.join("guest-intruder");
     if !intruder.is_file() {
@@ -59,6 +69,9 @@ fn find() -> Result<Pieces, String> {
     let (kernel, initrd) = match std::env::var_os("NEX_TEST_KERNEL") {
         Some(kernel) => (PathBuf::from(kernel), None),
         None => {
+            if monitor["vmm"] == "firecracker" {
+                return Err("NEX_TEST_KERNEL must name a kernel for Firecracker".to_owned());
+            }
             let tools = workspace_root().join(".tools/kernel");
             let kernel = first(&tools.join("boot"), "vmlinuz-").ok_or("there is no kernel in .tools/kernel")?;
             let modules = first(&tools.join("lib/modules"), "").ok_or("there are no modules in .tools/kernel")?;
@@ -66,7 +79,7 @@ fn find() -> Result<Pieces, String> {
             (kernel, Some(initramfs))
         }
     };
-    Ok(Pieces { qemu, kernel, initrd, image, intruder, _folder: folder })
+    Ok(Pieces { monitor, kernel, initrd, image, intruder, _folder: folder })
 }
 
 fn nex(arguments: &[&str]) {
@@ -83,10 +96,14 @@ fn first(folder: &Path, start: &str) -> Option<PathBuf> {
 
 fn config(pieces: &Pieces) -> Value {
     let mut config = json!({
-        "vmm": "qemu", "qemu_path": pieces.qemu, "kernel_filepath": pieces.kernel, "rootfs_filepath": pieces.image,
+        "kernel_filepath": pieces.kernel, "rootfs_filepath": pieces.image,
+        "boot_arguments": std::env::var("NEX_TEST_BOOT_ARGUMENTS").unwrap_or_default(),
         "workload_types": ["native", "wasm"], "machine_template": {"vcpu_count": 1, "memsize_mib": 192},
         "boot_timeout_ms": BOOT.as_millis(), "agent_ping_timeout_ms": 5000,
     });
+    for (key, value) in pieces.monitor.as_object().into_iter().flatten() {
+        config[key] = value.clone();
+    }
     if let Some(initrd) = &pieces.initrd {
         config["initrd_filepath"] = json!(initrd);
     }
@@ -136,7 +153,7 @@ async fn functions_and_services_run_in_machines_and_are_stopped_there() -> Resul
     let Some(pieces) = pieces() else { return Ok(()) };
     let (world, mut logs) = machines(pieces, json!({})).await?;
     let info = world.info().await?;
-    assert_eq!(info.tags.get("nex.vmm").map(String::as_str), Some("qemu"));
+    assert_eq!(info.tags.get("nex.vmm").map(String::as_str), pieces.monitor["vmm"].as_str());
     assert!(!info.tags.contains_key("nex.unsafe") && info.tags.contains_key("nex.accelerator"), "{:?}", info.tags);
 
     let module = std::fs::read(examples()?.wasm()?)?;
@@ -286,7 +303,10 @@ async fn a_node_without_the_pieces_does_not_start_and_names_each() -> Result<()>
     let missing = json!({"vmm": "qemu", "qemu_path": "/nowhere/qemu", "kernel_filepath": "/nowhere/vmlinux"});
     let cases = [
         (missing, &["qemu_path", "kernel_filepath", "rootfs_filepath", "nex rootfs"][..]),
-        (json!({}), &["no Firecracker sandbox yet", "vmm to \"qemu\"", "--no-sandbox"]),
+        (
+            json!({"firecracker_path": "/nowhere/firecracker", "jailer_path": "/nowhere/jailer"}),
+            &["firecracker_path", "jailer_path", "nex node preflight", "vmm to \"qemu\"", "--no-sandbox"],
+        ),
         (json!({"vmm": "vmware"}), &["neither \"firecracker\" nor \"qemu\""]),
     ];
     for (config, words) in cases {

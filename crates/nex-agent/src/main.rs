@@ -1,6 +1,10 @@
 //! `nex-agent`: started by a node with the link as its standard input. Reads no arguments and no configuration.
+//!
+//! In a microVM it is started before there is a link, with `NEX_AGENT_LINK=handed`: its standard input is then a socket over
+//! which process 1 gives it the link later.
 
-use std::io::IsTerminal;
+use std::io::{IoSliceMut, IsTerminal};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -9,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use nex_agent::guard::{self, Groups};
 use nex_agent::session;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tracing_subscriber::EnvFilter;
 
@@ -36,7 +41,7 @@ fn main() -> ExitCode {
             return ExitCode::from(NOT_BY_A_NODE);
         }
     }
-    let Some(link) = link() else {
+    let Some(link) = socket_on_stdin() else {
         eprintln!("nex-agent: standard input is no socket: the agent is started by a nex node, not by hand");
         return ExitCode::from(NOT_BY_A_NODE);
     };
@@ -44,6 +49,16 @@ fn main() -> ExitCode {
     if let Err(error) = keep_memory_private() {
         tracing::warn!(%error, "cannot keep the agent's memory from core dumps and debuggers");
     }
+    let link = match std::env::var_os("NEX_AGENT_LINK") {
+        Some(_) => match handed(&link) {
+            Ok(link) => link,
+            Err(error) => {
+                tracing::error!(%error, "no link was given to the agent");
+                return ExitCode::FAILURE;
+            }
+        },
+        None => link,
+    };
     match run(link) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -67,8 +82,23 @@ fn run(link: OwnedFd) -> anyhow::Result<()> {
     result.map_err(|error| anyhow::anyhow!("{error}"))
 }
 
-/// The link, taken off standard input; none when that is no socket.
-fn link() -> Option<OwnedFd> {
+/// Says that the agent waits, and waits until it is given its link.
+fn handed(hand: &OwnedFd) -> std::io::Result<OwnedFd> {
+    rustix::net::send(hand, b"w", SendFlags::NOSIGNAL)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut buffers = [IoSliceMut::new(&mut byte)];
+    recvmsg(hand, &mut buffers, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let descriptors = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    descriptors.last().ok_or_else(|| std::io::Error::other("the first process closed its socket"))
+}
+
+/// The socket, taken off standard input; none when that is none.
+fn socket_on_stdin() -> Option<OwnedFd> {
     let stdin = std::io::stdin();
     let status = rustix::fs::fstat(stdin.as_fd()).ok()?;
     if !rustix::fs::FileType::from_raw_mode(status.st_mode).is_socket() {

@@ -1,6 +1,10 @@
 //! What the host says on the kernel's command line: the words that begin with `nex.`. Everything else is the kernel's.
+//!
+//! Only what is the same for all machines of a node stands here; what differs comes with the [`crate::birth`].
 
 use std::fmt;
+
+use nex_protocol::machine::LINK_PORT;
 
 /// How the agent's link reaches this guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,10 +35,6 @@ pub(crate) struct Settings {
     pub(crate) file_system: String,
     /// `nex.scratch=memory:MIB` or `nex.scratch=/dev/vdb`.
     pub(crate) scratch: Scratch,
-    /// `nex.name=NAME`: name of the guest.
-    pub(crate) name: String,
-    /// `nex.dns=ADDRESS,…`: name servers.
-    pub(crate) dns: Vec<String>,
     /// `nex.log=FILTER`: of the agent's own log.
     pub(crate) log: String,
 }
@@ -42,12 +42,10 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            link: LinkKind::Vsock(1024),
+            link: LinkKind::Vsock(LINK_PORT),
             root: "/dev/vda".to_owned(),
             file_system: "ext4".to_owned(),
             scratch: Scratch::Memory(64),
-            name: "nex".to_owned(),
-            dns: Vec::new(),
             log: "warn".to_owned(),
         }
     }
@@ -83,8 +81,6 @@ impl Settings {
                 "root" if value.starts_with("/dev/") => value.clone_into(&mut settings.root),
                 "rootfs" if !value.is_empty() => value.clone_into(&mut settings.file_system),
                 "scratch" => settings.scratch = scratch(value).ok_or_else(bad)?,
-                "name" if !value.is_empty() => value.clone_into(&mut settings.name),
-                "dns" => settings.dns = value.split(',').filter(|text| !text.is_empty()).map(str::to_owned).collect(),
                 "log" => value.clone_into(&mut settings.log),
                 _ => return Err(bad()),
             }
@@ -115,17 +111,17 @@ mod tests {
 
     #[test]
     fn words_of_nex_are_read_and_others_left_to_the_kernel() {
-        let line = "console=ttyS0 nex.link=serial panic=1 nex.scratch=memory:32 nex.dns=1.1.1.1,9.9.9.9 nex.name=a\n";
+        let line = "console=ttyS0 nex.link=serial panic=1 nex.scratch=memory:32 nex.log=debug\n";
         let settings = Settings::parse(line).unwrap();
         assert_eq!((settings.link, settings.scratch), (LinkKind::Serial, Scratch::Memory(32)));
-        assert_eq!((settings.name.as_str(), settings.dns.len()), ("a", 2));
+        assert_eq!(settings.log, "debug");
         assert_eq!(Settings::parse("quiet").unwrap(), Settings::default());
     }
 
     #[test]
     fn words_that_make_no_sense_are_told() {
         for bad in
-            ["nex.link=tcp:1", "nex.link=vsock:x", "nex.scratch=memory:0", "nex.root=vda", "nex.other=1", "nex.name="]
+            ["nex.link=tcp:1", "nex.link=vsock:x", "nex.scratch=memory:0", "nex.root=vda", "nex.other=1", "nex.name=a"]
         {
             assert_eq!(Settings::parse(bad), Err(BadWord(bad.to_owned())));
         }

@@ -1,4 +1,4 @@
-//! The agent's link: from whatever the host offers to a socket that becomes the agent's standard input.
+//! The agent's link: from whatever the host offers to a socket that the agent is given.
 //!
 //! With vsock the host connects, and the connection is the link. A virtio-serial port is a device and no socket: then a
 //! thread at each end of a socket pair copies what comes, until one side is gone.
@@ -6,7 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener};
 
+use crate::birth;
 use crate::cmdline::LinkKind;
 use crate::{Failure, doing};
 
@@ -28,52 +29,100 @@ const PORT_NAME: &str = "nex.link";
 /// Time the last bytes have to get to the host once the agent has ended.
 const LAST: Duration = Duration::from_secs(2);
 
-/// What is between the agent and a port.
-pub(crate) struct Bridge {
-    port: File,
-    /// Ends when all that the agent has sent is written to the port.
-    copied: Receiver<()>,
+/// Where the host is waited for.
+pub(crate) enum Waiting {
+    Vsock(VsockListener),
+    Serial(File),
 }
 
-impl Bridge {
-    /// Waits, not for ever, until the host has the agent's last bytes: a machine that is reset takes them along. The host
-    /// lets go of the link when it has read the last message.
+/// A link whose machine is born.
+pub(crate) struct Link {
+    /// The agent's end.
+    pub(crate) agent: OwnedFd,
+    /// What is kept of it here.
+    pub(crate) kept: Kept,
+}
+
+/// What sees to it that the host gets the agent's last bytes: a machine that is reset takes along what was not read.
+pub(crate) enum Kept {
+    Vsock(File),
+    /// What is between the agent and a port.
+    Serial {
+        port: File,
+        /// Ends when all that the agent has sent is written to the port.
+        copied: Receiver<()>,
+    },
+}
+
+impl Kept {
+    /// Waits, not for ever, until the host has the agent's last bytes: it lets go of the link when it has read the last
+    /// message.
     pub(crate) fn drain(self) {
-        let _ = self.copied.recv_timeout(LAST);
         let until = Instant::now() + LAST;
-        while Instant::now() < until && !hung_up(&self.port) {
+        let link = match self {
+            Kept::Vsock(connection) => {
+                // What reads from it is told that nothing more comes, also when the agent was killed.
+                let _ = rustix::net::shutdown(&connection, rustix::net::Shutdown::Write);
+                connection
+            }
+            Kept::Serial { port, copied } => {
+                let _ = copied.recv_timeout(LAST);
+                port
+            }
+        };
+        while Instant::now() < until && !hung_up(&link) {
             thread::sleep(Duration::from_millis(5));
         }
     }
 }
 
-/// Whether nobody is at the other end of a port.
-fn hung_up(port: &File) -> bool {
-    let mut polled = [PollFd::new(port, PollFlags::IN)];
+/// Whether nobody is at the other end.
+fn hung_up(link: &File) -> bool {
+    let mut polled = [PollFd::new(link, PollFlags::IN)];
     let none = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut polled, Some(&none)).is_err() || polled.iter().any(|port| port.revents().contains(PollFlags::HUP))
 }
 
-/// Waits for the host and gives the agent's end of the link, and what is between when that is no socket.
-pub(crate) fn open(kind: LinkKind) -> Result<(OwnedFd, Option<Bridge>), Failure> {
+/// Begins to wait for the host.
+pub(crate) fn wait(kind: LinkKind) -> Result<Waiting, Failure> {
     match kind {
-        LinkKind::Vsock(port) => {
-            let failed = || doing(format!("listen on vsock port {port}"));
-            let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, port).map_err(failed())?;
-            loop {
-                let (connection, peer) = listener.accept().map_err(failed())?;
+        LinkKind::Vsock(port) => VsockListener::bind_with_cid_port(VMADDR_CID_ANY, port)
+            .map(Waiting::Vsock)
+            .map_err(doing(format!("listen on vsock port {port}"))),
+        LinkKind::Serial => serial_port().map(Waiting::Serial),
+    }
+}
+
+impl Waiting {
+    /// Waits until the host has said what this machine is, and sees to that.
+    pub(crate) fn born(self) -> Result<Link, Failure> {
+        match self {
+            Waiting::Vsock(listener) => loop {
+                let (connection, peer) = listener.accept().map_err(doing("wait for the node".to_owned()))?;
                 // Programs of this guest can connect to it too; only the host is listened to.
-                if peer.cid() == VMADDR_CID_HOST {
-                    // SAFETY: the descriptor was just given up by its owner and is nobody else's.
-                    return Ok((unsafe { OwnedFd::from_raw_fd(connection.into_raw_fd()) }, None));
+                if peer.cid() != VMADDR_CID_HOST {
+                    continue;
                 }
+                // SAFETY: the descriptor was just given up by its owner and is nobody else's.
+                let connection = File::from(unsafe { OwnedFd::from_raw_fd(connection.into_raw_fd()) });
+                let Some(birth) = birth::hear(&connection)? else { continue };
+                birth::enact(birth, &connection)?;
+                let agent = connection.as_fd().try_clone_to_owned().map_err(doing("copy the link".to_owned()))?;
+                return Ok(Link { agent, kept: Kept::Vsock(connection) });
+            },
+            Waiting::Serial(port) => {
+                // A port reads as ended while its host is not there yet, too.
+                let birth = loop {
+                    while hung_up(&port) {
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                    if let Some(birth) = birth::hear(&port)? {
+                        break birth;
+                    }
+                };
+                birth::enact(birth, &port)?;
+                bridge(port).map_err(doing("copy between the port and the agent".to_owned()))
             }
-        }
-        LinkKind::Serial => {
-            let port = serial_port()?;
-            let (ours, theirs) = UnixStream::pair().map_err(doing("make a socket".to_owned()))?;
-            let bridge = bridge(port, ours).map_err(doing("copy between the port and the agent".to_owned()))?;
-            Ok((OwnedFd::from(theirs), Some(bridge)))
         }
     }
 }
@@ -98,14 +147,10 @@ fn serial_port() -> Result<File, Failure> {
     }
 }
 
-fn bridge(port: File, agent: UnixStream) -> io::Result<Bridge> {
-    // A port reads as ended while its host is not there yet, too.
-    let until = Instant::now() + PORT;
-    while hung_up(&port) && Instant::now() < until {
-        thread::sleep(Duration::from_millis(5));
-    }
-    let (from_host, to_host, kept) = (port.try_clone()?, port.try_clone()?, port);
-    let (from_agent, to_agent) = (agent.try_clone()?, agent);
+fn bridge(port: File) -> io::Result<Link> {
+    let (ours, agent) = UnixStream::pair()?;
+    let (from_host, to_host, port) = (port.try_clone()?, port.try_clone()?, port);
+    let (from_agent, to_agent) = (ours.try_clone()?, ours);
     thread::Builder::new().name("to-agent".to_owned()).spawn(move || {
         // A port whose host has gone reads as ended; the agent then ends its workload and itself.
         copy(from_host, &to_agent);
@@ -116,7 +161,7 @@ fn bridge(port: File, agent: UnixStream) -> io::Result<Bridge> {
         copy(from_agent, to_host);
         let _ = done.send(());
     })?;
-    Ok(Bridge { port: kept, copied })
+    Ok(Link { agent: agent.into(), kept: Kept::Serial { port, copied } })
 }
 
 fn copy(mut from: impl Read, mut to: impl Write) {

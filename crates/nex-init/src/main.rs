@@ -1,31 +1,29 @@
 //! `nex-init`: process 1 of a microVM. Started by the kernel, never by a person.
 //!
 //! ```text
-//! file systems -> (modules) -> root that can be written to -> link -> agent as user nex -> reap until it ends -> power off
+//! file systems -> (modules) -> root that can be written to -> agent as user nex, waiting -> host is waited for
+//!   (a snapshot of the machine is taken here) -> birth -> link given to the agent -> reap until it ends -> reset
 //! ```
 //! It runs one program, the agent, and nothing of the workload's. Whatever fails is said on the console, which the node
-//! reads, and ends the guest: a guest without an agent is of no use. It keeps no secret and asks the network nothing.
+//! reads, and ends the guest: a guest without an agent is of no use. It keeps no secret, and asks the network nothing.
 
+mod agent;
+mod birth;
 mod cmdline;
 mod link;
 mod modules;
 mod mounts;
+mod network;
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 
 use rustix::fs::{Gid, Mode, Uid, chown, sync};
-use rustix::io::Errno;
-use rustix::process::{WaitOptions, getpid, wait};
-use rustix::system::{RebootCommand, reboot, sethostname};
+use rustix::process::getpid;
+use rustix::system::{RebootCommand, reboot};
 
+use agent::Agent;
 use cmdline::Settings;
-
-/// The agent in the image.
-const AGENT: &str = "/usr/libexec/nex-agent";
 
 /// The user that agent and workload run as; `nex` in the image.
 const USER: u32 = 1000;
@@ -74,51 +72,17 @@ fn run() -> Result<String, Failure> {
     let settings = Settings::parse(&line)?;
     modules::load(&line)?;
     mounts::root(&settings)?;
-    mounts::resolver(&settings.dns)?;
-    sethostname(settings.name.as_bytes()).map_err(io::Error::from).map_err(doing("set the host's name".to_owned()))?;
     fs::create_dir_all(WORK).map_err(doing(format!("make {WORK}")))?;
     let user = (Uid::from_raw(USER), Gid::from_raw(USER));
     chown(WORK, Some(user.0), Some(user.1)).map_err(io::Error::from).map_err(doing(format!("give away {WORK}")))?;
     let _ = rustix::fs::chmod(WORK, Mode::from_raw_mode(0o700));
+    let agent = Agent::start(&settings)?;
+    let waiting = link::wait(settings.link)?;
     println!("nex-init: ready");
-    let (link, bridge) = link::open(settings.link)?;
-    let agent = start(link, &settings)?;
-    let status = reap(agent);
-    if let Some(bridge) = bridge {
-        bridge.drain();
-    }
+    let link = waiting.born()?;
+    agent.hand(&link.agent)?;
+    drop(link.agent);
+    let status = agent.reap();
+    link.kept.drain();
     Ok(status)
-}
-
-/// Starts the agent; gives its process id.
-fn start(link: OwnedFd, settings: &Settings) -> Result<u32, Failure> {
-    let mut command = Command::new(AGENT);
-    command
-        .env_clear()
-        .env("NEX_AGENT_LOG", &settings.log)
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .current_dir(WORK)
-        .stdin(Stdio::from(link))
-        .stdout(Stdio::null())
-        .uid(USER)
-        .gid(USER);
-    let child = command.spawn().map_err(doing(format!("start {AGENT}: is this image made by `nex rootfs`?")))?;
-    Ok(child.id())
-}
-
-/// Reaps whatever ends, until the agent has; how it ended.
-fn reap(agent: u32) -> String {
-    loop {
-        match wait(WaitOptions::empty()) {
-            Ok(Some((pid, status))) if pid.as_raw_nonzero().get().cast_unsigned() == agent => {
-                return match (status.exit_status(), status.terminating_signal()) {
-                    (Some(code), _) => format!("status {code}"),
-                    (None, Some(signal)) => format!("signal {signal}"),
-                    (None, None) => "an unknown status".to_owned(),
-                };
-            }
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return format!("no child to wait for ({error})"),
-        }
-    }
 }

@@ -4,7 +4,6 @@
 //! memory or on a scratch drive, and is gone with it.
 
 use std::ffi::CString;
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -86,13 +85,4 @@ fn make(path: &str) {
 fn mount_at(source: &str, target: &str, kind: &str, flags: MountFlags, data: &str) -> io::Result<()> {
     let data = CString::new(data).map_err(|_| io::ErrorKind::InvalidInput)?;
     Ok(mount(source, target, kind, flags, data.as_c_str())?)
-}
-
-/// Name servers for the workload.
-pub(crate) fn resolver(servers: &[String]) -> Result<(), Failure> {
-    if servers.is_empty() {
-        return Ok(());
-    }
-    let text: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
-    fs::write("/etc/resolv.conf", text).map_err(doing("write /etc/resolv.conf".to_owned()))
 }

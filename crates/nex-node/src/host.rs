@@ -8,7 +8,7 @@ use nex_protocol::control::ping::{go_arch, tag};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tracing::warn;
 
-use crate::config::Config;
+use crate::config::{Config, Vmm};
 
 /// Memory in kB from `/proc/meminfo`; none where there is no such file.
 pub fn memory() -> Option<Memory> {
@@ -32,6 +32,9 @@ pub fn tags(config: &Config, node_id: &str) -> BTreeMap<String, String> {
     tags.insert(tag::CPU_COUNT.to_owned(), processors.to_string());
     if config.no_sandbox {
         tags.insert(tag::UNSAFE.to_owned(), "true".to_owned());
+    }
+    if !config.no_sandbox && config.vmm == Vmm::Firecracker && config.no_jailer {
+        tags.insert(tag::UNJAILED.to_owned(), "true".to_owned());
     }
     if let Some((monitor, accelerator)) = crate::sandbox::monitor(config) {
         tags.insert(tag::VMM.to_owned(), monitor.to_owned());
@@ -140,6 +143,22 @@ pub fn deno(config: &Config) -> Result<PathBuf, NotFound> {
 pub fn qemu(config: &Config) -> Result<PathBuf, NotFound> {
     let program = if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
     tool(config, program, "qemu_path", "NEX_QEMU", config.qemu_path.as_ref())
+}
+
+/// Firecracker: as configured, else by `NEX_FIRECRACKER`, else beside `nex` or on the path.
+///
+/// # Errors
+/// [`NotFound`].
+pub fn firecracker(config: &Config) -> Result<PathBuf, NotFound> {
+    tool(config, "firecracker", "firecracker_path", "NEX_FIRECRACKER", config.firecracker_path.as_ref())
+}
+
+/// Its jailer: as configured, else by `NEX_JAILER`, else beside `nex` or on the path.
+///
+/// # Errors
+/// [`NotFound`].
+pub fn jailer(config: &Config) -> Result<PathBuf, NotFound> {
+    tool(config, "jailer", "jailer_path", "NEX_JAILER", config.jailer_path.as_ref())
 }
 
 /// nats-server: as configured, else by `NEX_NATS_SERVER`, else beside `nex` or on the path.

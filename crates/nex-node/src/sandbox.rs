@@ -6,13 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nex_sandbox::microvm::firecracker::jail::JailSettings;
+use nex_sandbox::microvm::firecracker::model::{RateLimiter, TokenBucket};
+use nex_sandbox::microvm::firecracker::{Firecracker, FirecrackerError, FirecrackerSettings, release};
 use nex_sandbox::microvm::qemu::{Accelerator, Qemu};
-use nex_sandbox::microvm::{MachineSettings, ScratchSpace};
+use nex_sandbox::microvm::{MachineSettings, Monitor, ScratchSpace};
 use nex_sandbox::pool::PoolTask;
 use nex_sandbox::{Backoff, Cgroups, MachineSandbox, Pool, PoolSettings, ProcessSandbox, ProcessSettings};
 use tracing::warn;
 
-use crate::config::{Config, Vmm};
+use crate::config::{self, Config, Scratch, Vmm};
 use crate::state::StateDir;
 use crate::{NodeError, host};
 
@@ -25,10 +28,6 @@ const AGENT: u64 = 16;
 /// Memory of a monitor itself, with the code it has translated, MiB.
 const MONITOR: u64 = 128;
 
-/// Longest state directory, bytes: the path of a socket has at most 107, and `/machines/`, an id and `/link.sock` are part of
-/// it.
-const LONGEST_FOLDER: usize = 107 - 10 - 20 - 10;
-
 /// Memory that a guest needs besides its workload, MiB.
 const GUEST_OVERHEAD: u64 = 64;
 
@@ -37,17 +36,10 @@ pub fn problems(config: &Config) -> Vec<String> {
     if config.no_sandbox {
         return host::agent(config).err().map(|error| error.to_string()).into_iter().collect();
     }
-    if config.vmm == Vmm::Firecracker {
-        return vec![
-            "no_sandbox: this release has no Firecracker sandbox yet. Set vmm to \"qemu\" for microVMs with QEMU, or \
-             no_sandbox to true (or give --no-sandbox) to run workloads as processes of the node's user"
-                .to_owned(),
-        ];
-    }
-    let mut problems = Vec::new();
-    if let Err(error) = host::qemu(config) {
-        problems.push(error.to_string());
-    }
+    let mut problems = match config.vmm {
+        Vmm::Qemu => host::qemu(config).err().map(|error| error.to_string()).into_iter().collect(),
+        Vmm::Firecracker => firecracker_problems(config),
+    };
     let files = [
         ("kernel_filepath", Some(config.kernel()), "a kernel for guests"),
         ("rootfs_filepath", Some(config.root_image()), "a root image, which `nex rootfs` makes"),
@@ -59,11 +51,39 @@ pub fn problems(config: &Config) -> Vec<String> {
             problems.push(format!("{key}: {} cannot be read ({error}): it must be {what}", path.display()));
         }
     }
-    let state = config.state_dir.clone().unwrap_or_else(StateDir::default_path);
-    let folder = std::path::absolute(&state).unwrap_or(state);
-    if folder.as_os_str().len() > LONGEST_FOLDER {
-        let text = "is too long for the sockets of microVMs: choose one of at most";
-        problems.push(format!("state_dir: {} {text} {LONGEST_FOLDER} bytes", folder.display()));
+    if !problems.is_empty() {
+        problems.push(WAYS_OUT.to_owned());
+    }
+    problems
+}
+
+/// What a person can do where microVMs cannot run.
+const WAYS_OUT: &str = "`nex node preflight` looks for what microVMs take and says how to get it. Without KVM set vmm to \"qemu\" \
+    for microVMs that are translated, or run workloads as processes of the node's user with --no-sandbox (no_sandbox)";
+
+fn firecracker_problems(config: &Config) -> Vec<String> {
+    let mut problems = Vec::new();
+    match host::firecracker(config) {
+        Ok(program) => problems.extend(release(&program).err().map(|error| error.to_string())),
+        Err(error) => problems.push(error.to_string()),
+    }
+    if !config.no_jailer {
+        problems.extend(host::jailer(config).err().map(|error| error.to_string()));
+        if !rustix::process::geteuid().is_root() {
+            problems.push(FirecrackerError::NotRoot.to_string());
+        }
+    }
+    if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        let help = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                "the node's user must be in the group that owns it (kvm), or be root"
+            }
+            std::io::ErrorKind::NotFound => {
+                "this machine has no KVM, or its module is not loaded (modprobe kvm_intel or kvm_amd)"
+            }
+            _ => "KVM cannot be used here",
+        };
+        problems.push(format!("/dev/kvm cannot be opened ({error}): {help}"));
     }
     problems
 }
@@ -72,14 +92,36 @@ fn absolute(path: PathBuf) -> Result<PathBuf, NodeError> {
     std::path::absolute(&path).map_err(|error| NodeError::Agents(format!("{}: {error}", path.display())))
 }
 
-fn scratch_mib(config: &Config) -> u64 {
-    (config.machine_template.memsize_mib / 2).max(16)
+fn scratch(config: &Config) -> ScratchSpace {
+    match config.scratch {
+        None => ScratchSpace::Memory { mib: (config.machine_template.memsize_mib / 2).max(16) },
+        Some(Scratch::Memory(mib)) => ScratchSpace::Memory { mib },
+        Some(Scratch::Drive(mib)) => ScratchSpace::Drive { mib },
+    }
+}
+
+/// Memory of a guest that its scratch space may take, MiB.
+fn scratch_memory_mib(config: &Config) -> u64 {
+    match scratch(config) {
+        ScratchSpace::Memory { mib } => mib,
+        ScratchSpace::Drive { .. } => 0,
+    }
+}
+
+fn limiter(config: &Config) -> Option<RateLimiter> {
+    let bucket = |bucket: config::TokenBucket| TokenBucket {
+        size: bucket.size,
+        one_time_burst: bucket.one_time_burst,
+        refill_time: bucket.refill_time,
+    };
+    let limits = config.rate_limiters.filter(|limits| limits.bandwidth.is_some() || limits.iops.is_some())?;
+    Some(RateLimiter { bandwidth: limits.bandwidth.map(bucket), ops: limits.iops.map(bucket) })
 }
 
 /// Memory that a service's control group has to allow beyond what the service asks for, MiB: the agent; in a microVM also the
 /// guest's kernel, what it keeps in memory, and the monitor.
 pub fn overhead_mib(config: &Config) -> u64 {
-    if config.no_sandbox { AGENT } else { AGENT + GUEST_OVERHEAD + scratch_mib(config) + MONITOR }
+    if config.no_sandbox { AGENT } else { AGENT + GUEST_OVERHEAD + scratch_memory_mib(config) + MONITOR }
 }
 
 /// Starts filling a pool of agents in the configured sandbox.
@@ -109,12 +151,6 @@ pub(crate) fn pool(
         .map_err(failed)?;
         return Ok(Pool::spawn(Arc::new(sandbox), settings));
     }
-    let accelerator = Accelerator::of_this_machine();
-    if accelerator == Accelerator::Tcg {
-        warn!(
-            "microVMs run without KVM, by translation: this works anywhere and is many times slower (nex.accelerator)"
-        );
-    }
     let machines = MachineSettings {
         // The monitor runs in a folder of its own.
         kernel: absolute(config.kernel())?,
@@ -122,15 +158,41 @@ pub(crate) fn pool(
         root_image: absolute(config.root_image())?,
         memory_mib: config.machine_template.memsize_mib,
         vcpus: config.machine_template.vcpu_count,
-        scratch: ScratchSpace { memory_mib: scratch_mib(config) },
+        scratch: scratch(config),
+        rate_limiter: limiter(config),
         boot_arguments: config.boot_arguments.clone(),
         machines_dir: state.path("machines"),
         boot_timeout: config.boot_timeout,
         log_filter,
         cgroups,
     };
-    let qemu = Qemu::new(absolute(host::qemu(config)?)?, accelerator);
-    Ok(Pool::spawn(Arc::new(MachineSandbox::new(machines, qemu).map_err(failed)?), settings))
+    let sandbox = MachineSandbox::new(machines, machine_monitor(config, state)?).map_err(failed)?;
+    Ok(Pool::spawn(Arc::new(sandbox), settings))
+}
+
+fn machine_monitor(config: &Config, state: &StateDir) -> Result<Monitor, NodeError> {
+    if config.vmm == Vmm::Qemu {
+        let accelerator = Accelerator::of_this_machine();
+        if accelerator == Accelerator::Tcg {
+            warn!(
+                "microVMs run without KVM, by translation: this works anywhere and is many times slower (nex.accelerator)"
+            );
+        }
+        return Ok(Monitor::Qemu(Qemu::new(absolute(host::qemu(config)?)?, accelerator)));
+    }
+    let jail = if config.no_jailer {
+        warn!("microVMs run without Firecracker's jailer, as processes of the node's user (nex.unjailed)");
+        None
+    } else {
+        let users = config.jailer_users;
+        Some(JailSettings { program: absolute(host::jailer(config)?)?, first_user: users.first, users: users.count })
+    };
+    let firecracker = Firecracker::new(FirecrackerSettings {
+        program: absolute(host::firecracker(config)?)?,
+        jail,
+        snapshots: config.snapshots.then(|| state.path("snapshots")),
+    });
+    firecracker.map(Monitor::Firecracker).map_err(|error| NodeError::Agents(error.to_string()))
 }
 
 /// Memory that a function may have in this sandbox, MiB, when it asks for nothing.
@@ -141,5 +203,10 @@ pub fn function_memory_mib(config: &Config) -> u64 {
 
 /// Names of the monitor and of how it runs guests, for the node's tags; none without microVMs.
 pub fn monitor(config: &Config) -> Option<(&'static str, &'static str)> {
-    (!config.no_sandbox).then(|| (config.vmm.as_str(), Accelerator::of_this_machine().as_str()))
+    let accelerator = match config.vmm {
+        // It knows no other.
+        Vmm::Firecracker => Accelerator::Kvm,
+        Vmm::Qemu => Accelerator::of_this_machine(),
+    };
+    (!config.no_sandbox).then(|| (config.vmm.as_str(), accelerator.as_str()))
 }

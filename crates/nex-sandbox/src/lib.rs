@@ -21,7 +21,7 @@ use std::future::Future;
 pub use agent::{Agent, Place};
 pub use backoff::Backoff;
 pub use cgroup::{Cgroups, Resources};
-pub use microvm::{MachineSandbox, MachineSettings};
+pub use microvm::{MachineSandbox, MachineSettings, Monitor};
 pub use pool::{Pool, PoolExhausted, PoolSettings, PoolStatus};
 pub use process::{ProcessSandbox, ProcessSettings};
 
@@ -49,6 +49,16 @@ pub enum PrepareError {
         error: String,
         /// The last lines of its console.
         console: String,
+    },
+    /// Its monitor refused what it was told.
+    #[error("Firecracker refused {request}: {fault}{}{help}", if help.is_empty() { "" } else { ". To mend it: " })]
+    Refused {
+        /// Method and path of the request.
+        request: String,
+        /// What it says.
+        fault: String,
+        /// What to do about it; empty when that is not known.
+        help: &'static str,
     },
     /// It is of another release.
     #[error("the agent speaks version {agent} of the link, this node speaks {node}: install both from one release")]

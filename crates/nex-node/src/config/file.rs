@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::reader::{Report, Section};
 use super::{
-    AutostartWorkload, Cni, Config, ConfigErrors, HostServices, Loaded, MachineTemplate, NAMESPACE, NodeLimits,
-    PublicNatsServer, RateLimiters, TokenBucket, Vmm, WorkloadCaps, host_services,
+    AutostartWorkload, Cni, Config, ConfigErrors, HostServices, JailerUsers, Loaded, MachineTemplate, NAMESPACE,
+    NodeLimits, PublicNatsServer, RateLimiters, Scratch, TokenBucket, Vmm, WorkloadCaps, host_services,
 };
 
 /// Keys of Go Nex that have no effect here, and why.
@@ -96,6 +96,8 @@ fn programs(root: &mut Section<'_>, config: &mut Config) {
     config.rootfs_filepath = root.take("rootfs_filepath");
     config.initrd_filepath = root.take("initrd_filepath");
     config.qemu_path = root.take("qemu_path");
+    config.firecracker_path = root.take("firecracker_path");
+    config.jailer_path = root.take("jailer_path");
 }
 
 fn machines(root: &mut Section<'_>, config: &mut Config) {
@@ -108,6 +110,26 @@ fn machines(root: &mut Section<'_>, config: &mut Config) {
         Some("qemu") => config.vmm = Vmm::Qemu,
         Some(other) => root.problem("vmm", format!("'{other}' is neither \"firecracker\" nor \"qemu\"")),
     }
+    set(&mut config.no_jailer, root.take("no_jailer"));
+    let users = root.section("jailer_users", |users| {
+        let id = |value: Option<u64>, default: u32| value.and_then(|id| u32::try_from(id).ok()).unwrap_or(default);
+        // Not those of the host's own users, and not the last ones, which stand for nobody.
+        JailerUsers {
+            first: id(users.take_in("first", 1000..=4_000_000_000), 300_000),
+            count: id(users.take_in("count", 1..=1_000_000), 4096),
+        }
+    });
+    set(&mut config.jailer_users, users);
+    set(&mut config.snapshots, root.take("snapshots"));
+    let scratch = root.section("scratch", |scratch| {
+        let memory = scratch.take_in("memory_mib", 16..=1 << 20);
+        let drive = scratch.take_in("drive_mib", 16..=1 << 24);
+        if memory.is_some() && drive.is_some() {
+            scratch.problem("drive_mib", "cannot be given together with memory_mib");
+        }
+        memory.map(Scratch::Memory).or(drive.map(Scratch::Drive))
+    });
+    set(&mut config.scratch, scratch);
     let size = root.take_in("machine_pool_size", 1..=4096).and_then(|size| usize::try_from(size).ok());
     set(&mut config.machine_pool_size, size);
     let template = root.section("machine_template", |template| MachineTemplate {
@@ -146,8 +168,11 @@ fn is_ipv4_network(text: &str) -> bool {
 fn bucket(section: &mut Section<'_>) -> TokenBucket {
     TokenBucket {
         one_time_burst: section.take("one_time_burst").unwrap_or_default(),
-        refill_time: section.take("refill_time").unwrap_or_default(),
-        size: section.take("size").unwrap_or_default(),
+        refill_time: section.take_in("refill_time", 1..=86_400_000).unwrap_or(1000),
+        size: section.take_in("size", 1..=u64::MAX).unwrap_or_else(|| {
+            section.problem("size", "must be given: tokens in a full bucket");
+            1
+        }),
     }
 }
 

@@ -55,6 +55,18 @@ pub struct Config {
     pub vmm: Vmm,
     /// QEMU, when it is not on the path (`qemu_path`).
     pub qemu_path: Option<PathBuf>,
+    /// Firecracker, when it is not on the path (`firecracker_path`).
+    pub firecracker_path: Option<PathBuf>,
+    /// Its jailer, when it is not on the path (`jailer_path`).
+    pub jailer_path: Option<PathBuf>,
+    /// Runs Firecracker without its jailer, as the node's user (`no_jailer`).
+    pub no_jailer: bool,
+    /// User ids of jailed machines (`jailer_users`).
+    pub jailer_users: JailerUsers,
+    /// Fills the pool from a snapshot of a booted machine (`snapshots`, true).
+    pub snapshots: bool,
+    /// Space for what a guest writes (`scratch`, half of the machine's memory).
+    pub scratch: Option<Scratch>,
     /// Time a microVM has from its start to its agent's handshake (`boot_timeout_ms`, 60000).
     pub boot_timeout: Duration,
     /// Agents to keep ready (`machine_pool_size`, 1).
@@ -122,6 +134,24 @@ impl Vmm {
             Vmm::Qemu => "qemu",
         }
     }
+}
+
+/// The user ids that jailed machines get, one each; their group ids are the same numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JailerUsers {
+    /// The first (`first`, 300000).
+    pub first: u32,
+    /// How many (`count`, 4096).
+    pub count: u32,
+}
+
+/// Space for what a guest writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scratch {
+    /// In its memory, MiB (`memory_mib`).
+    Memory(u64),
+    /// On a drive of its own, MiB (`drive_mib`).
+    Drive(u64),
 }
 
 /// A workload of `autostart.workloads`.
@@ -366,6 +396,12 @@ impl Default for Config {
             boot_arguments: String::new(),
             vmm: Vmm::Firecracker,
             qemu_path: None,
+            firecracker_path: None,
+            jailer_path: None,
+            no_jailer: false,
+            jailer_users: JailerUsers { first: 300_000, count: 4096 },
+            snapshots: true,
+            scratch: None,
             boot_timeout: Duration::from_secs(60),
             machine_pool_size: 1,
             machine_template: MachineTemplate { vcpu_count: 1, memsize_mib: 256 },

@@ -50,6 +50,8 @@ pub mod tag {
     pub const UNSAFE: &str = "nex.unsafe";
     /// What runs the microVMs that workloads live in, ours.
     pub const VMM: &str = "nex.vmm";
+    /// `true` on a node whose microVMs run without Firecracker's jailer, ours.
+    pub const UNJAILED: &str = "nex.unjailed";
     /// How it runs them: `kvm`, or `tcg` where that is missing, ours.
     pub const ACCELERATOR: &str = "nex.accelerator";
     /// `true` when the node takes no new work.

@@ -21,7 +21,7 @@ const KEPT: usize = 12;
 const LONGEST: usize = 512;
 
 /// What a machine has said.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Console {
     last: Arc<Mutex<VecDeque<String>>>,
     readers: Vec<JoinHandle<()>>,
@@ -29,16 +29,13 @@ pub(super) struct Console {
 
 impl Console {
     /// Reads what a monitor writes: its standard output is the guest's console, its standard error its own.
-    pub(super) fn follow(id: &str, monitor: &mut Child) -> Self {
-        let last = Arc::default();
-        let mut readers = Vec::new();
+    pub(super) fn follow(&mut self, id: &str, monitor: &mut Child) {
         if let Some(output) = monitor.stdout.take() {
-            readers.push(tokio::spawn(read(id.to_owned(), output, Arc::clone(&last))));
+            self.readers.push(tokio::spawn(read(id.to_owned(), output, Arc::clone(&self.last))));
         }
         if let Some(output) = monitor.stderr.take() {
-            readers.push(tokio::spawn(read(id.to_owned(), output, Arc::clone(&last))));
+            self.readers.push(tokio::spawn(read(id.to_owned(), output, Arc::clone(&self.last))));
         }
-        Self { last, readers }
     }
 
     /// The error of a machine that did not come up, with its last words. To be called when the monitor is gone.

@@ -1,18 +1,23 @@
 //! The microVM sandbox: each agent in a virtual machine of its own.
 //!
 //! ```text
-//! prepare: folder -> monitor process -> link -> agent's Hello, Welcome -> ready
-//! destroy: link closed (the guest ends its workload, then itself) -> grace -> monitor killed -> folder removed
+//! prepare: folder, network -> monitor -> guest waits -> birth -> agent's Hello, Welcome -> ready
+//! destroy: link closed (the guest ends its workload, then itself) -> grace -> monitor killed -> network, folder removed
 //! ```
 //! What a machine is stands here: kernel, the one read-only root image that all of them share, scratch space, size, link,
-//! console. The monitor ([`qemu`]) is a detail behind it. Nothing of the node's is reachable from inside but the link;
-//! nothing of the machine's is written outside its folder, which has the monitor's process id in it, so that a node that
-//! was killed finds what it left.
+//! console. The monitor ([`firecracker`], [`qemu`]) is a detail behind it. Nothing of the node's is reachable from inside but
+//! the link; nothing of the machine's is written outside its folder, which has the monitor's process id in it, so that a node
+//! that was killed finds what it left.
 
+mod birth;
 mod console;
+pub mod firecracker;
+mod folder;
+mod network;
 mod place;
 pub mod qemu;
 mod reclaim;
+mod scratch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,13 +27,21 @@ use nex_link::over_socket;
 use nex_protocol::link::VERSION;
 use nex_protocol::link::frame::MAX_LINK_FRAME;
 use nex_protocol::link::message::Welcome;
+use rustix::process::{Pid, Signal};
+use tokio::net::UnixStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{new_id, shake_hands};
 use crate::{Agent, Cgroups, PrepareError, Sandbox};
 use console::Console;
+use firecracker::Firecracker;
+use firecracker::model::RateLimiter;
+use folder::Folder;
+use network::Attached;
 use place::MachinePlace;
+use qemu::Qemu;
+use scratch::Blank;
 
 /// The agent's own folder in the guest; see `nex-init`.
 const GUEST_WORK: &str = "/var/lib/nex";
@@ -38,9 +51,27 @@ const GUEST_DENO: &str = "/usr/libexec/deno";
 
 /// Space for what a guest writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ScratchSpace {
-    /// MiB in the guest's memory.
-    pub memory_mib: u64,
+pub enum ScratchSpace {
+    /// In the guest's memory.
+    Memory {
+        /// Most of it, MiB.
+        mib: u64,
+    },
+    /// On a drive of its own, which takes room on the host for what is written to it.
+    Drive {
+        /// Size, MiB.
+        mib: u64,
+    },
+}
+
+impl ScratchSpace {
+    /// What `nex-init` is told of it.
+    fn argument(self) -> String {
+        match self {
+            ScratchSpace::Memory { mib } => format!("nex.scratch=memory:{mib}"),
+            ScratchSpace::Drive { .. } => "nex.scratch=/dev/vdb".to_owned(),
+        }
+    }
 }
 
 /// How machines are made.
@@ -58,11 +89,13 @@ pub struct MachineSettings {
     pub vcpus: u64,
     /// Space for what the guest writes.
     pub scratch: ScratchSpace,
+    /// Limit of each drive and of each direction of the network.
+    pub rate_limiter: Option<RateLimiter>,
     /// More words for the kernel.
     pub boot_arguments: String,
     /// Folder in which each machine gets one of its own.
     pub machines_dir: PathBuf,
-    /// Time from the start of the monitor to the agent's handshake.
+    /// Time that a machine has to come up, and as much again for its birth and its agent's handshake.
     pub boot_timeout: Duration,
     /// Filter of the agents' own log, as `NEX_AGENT_LOG` takes it.
     pub log_filter: String,
@@ -70,11 +103,30 @@ pub struct MachineSettings {
     pub cgroups: Option<Arc<Cgroups>>,
 }
 
-/// Makes machines with QEMU.
+impl MachineSettings {
+    /// What the scratch drives of machines are copies of; none when they have none.
+    fn blank_drive(&self) -> std::io::Result<Option<Blank>> {
+        match self.scratch {
+            ScratchSpace::Memory { .. } => Ok(None),
+            ScratchSpace::Drive { mib } => Blank::make(&self.machines_dir.with_extension("blank"), mib).map(Some),
+        }
+    }
+}
+
+/// What runs machines.
+#[derive(Debug)]
+pub enum Monitor {
+    /// Firecracker.
+    Firecracker(Firecracker),
+    /// QEMU.
+    Qemu(Qemu),
+}
+
+/// Makes machines.
 #[derive(Debug)]
 pub struct MachineSandbox {
     settings: MachineSettings,
-    qemu: qemu::Qemu,
+    monitor: Monitor,
 }
 
 impl MachineSandbox {
@@ -82,52 +134,76 @@ impl MachineSandbox {
     ///
     /// # Errors
     /// When the folder cannot be made.
-    pub fn new(settings: MachineSettings, qemu: qemu::Qemu) -> std::io::Result<Self> {
+    pub fn new(settings: MachineSettings, monitor: Monitor) -> std::io::Result<Self> {
         reclaim::reclaim(&settings.machines_dir);
         crate::process::make_dir(&settings.machines_dir)?;
-        Ok(Self { settings, qemu })
+        // Told here when it cannot be made, not by every machine.
+        settings.blank_drive()?;
+        Ok(Self { settings, monitor })
     }
 
-    /// Waits until the monitor offers the link, and connects to it.
-    async fn connect(&self, path: &Path, until: Instant, lost: &CancellationToken) -> Result<Stream, PrepareError> {
-        loop {
-            match std::os::unix::net::UnixStream::connect(path) {
-                Ok(stream) => return Ok(stream),
-                // The monitor makes the socket a moment after its start.
-                Err(_) if lost.is_cancelled() => return Err(PrepareError::Ended("the machine monitor ended".into())),
-                Err(_) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(2)).await,
-                Err(source) => {
-                    return Err(PrepareError::System { what: "cannot reach the machine monitor".into(), source });
-                }
+    /// Starts a monitor and waits until its guest waits for its birth.
+    async fn bring_up(
+        &self,
+        place: &mut MachinePlace,
+        console: &mut Console,
+        folder: &Path,
+        network: Option<&Attached>,
+    ) -> Result<(UnixStream, CancellationToken), PrepareError> {
+        let system = |what: String| move |source| PrepareError::System { what, source };
+        let in_time = || Instant::now() + self.settings.boot_timeout;
+        let lost = CancellationToken::new();
+        let id = place.id().to_owned();
+        let noted = |result: std::io::Result<()>| result.map_err(system("cannot note the machine monitor".into()));
+        match &self.monitor {
+            Monitor::Qemu(qemu) => {
+                self.settings
+                    .blank_drive()
+                    .and_then(|blank| blank.map_or(Ok(()), |blank| blank.copy_to(&folder.join(qemu::SCRATCH))))
+                    .map_err(system("cannot make the machine's scratch drive".into()))?;
+                let mut child = qemu
+                    .command(&self.settings, folder, network)
+                    .spawn()
+                    .map_err(system(format!("cannot start the machine monitor {}", qemu.program.display())))?;
+                console.follow(&id, &mut child);
+                noted(place.watch(child, None, lost.clone()))?;
+                let folder = Folder::open(folder).map_err(system("cannot open the machine's folder".into()))?;
+                Ok((folder.connect(qemu::LINK, in_time(), &lost).await?, lost))
+            }
+            Monitor::Firecracker(firecracker) => {
+                let (mut child, user, machine) =
+                    firecracker.start(&self.settings, &id, folder, network, in_time()).await?;
+                console.follow(&id, &mut child);
+                noted(place.watch(child, user, lost.clone()))?;
+                Ok((firecracker.bring_up(&self.settings, machine, in_time(), &lost).await?, lost))
             }
         }
     }
-}
 
-type Stream = std::os::unix::net::UnixStream;
-
-impl Sandbox for MachineSandbox {
-    async fn prepare(&self) -> Result<Agent, PrepareError> {
+    /// One machine, from nothing to a ready agent.
+    async fn machine(&self) -> Result<Agent, PrepareError> {
         let system = |what: String| move |source| PrepareError::System { what, source };
-        let settings = &self.settings;
-        let until = Instant::now() + settings.boot_timeout;
         let id = new_id();
-        let folder = settings.machines_dir.join(&id);
+        let folder = self.settings.machines_dir.join(&id);
         crate::process::make_dir(&folder).map_err(system(format!("cannot make {}", folder.display())))?;
-        let mut place = MachinePlace::new(id.clone(), folder.clone(), settings.cgroups.clone());
-
-        let mut monitor = self.qemu.command(settings, &id, &folder);
-        let mut child = monitor
-            .spawn()
-            .map_err(system(format!("cannot start the machine monitor {}", self.qemu.program.display())))?;
-        let console = Console::follow(&id, &mut child);
-        let lost = CancellationToken::new();
-        place.watch(child, lost.clone()).map_err(system("cannot note the machine monitor".into()))?;
-
-        let shaken = async {
-            let stream = self.connect(&folder.join(qemu::LINK), until, &lost).await?;
-            let (sender, mut receiver, _) =
-                over_socket(stream, MAX_LINK_FRAME).map_err(system("cannot use the link".into()))?;
+        let mut place = MachinePlace::new(id.clone(), folder.clone(), self.settings.cgroups.clone());
+        let network: Option<Attached> = None;
+        let mut console = Console::default();
+        let ready = async {
+            let (mut link, lost) = self.bring_up(&mut place, &mut console, &folder, network.as_ref()).await?;
+            // A monitor offers the link before its guest is up.
+            let until = Instant::now() + self.settings.boot_timeout;
+            let guest = network.as_ref().map(|network| network.guest.clone());
+            let (sender, mut receiver) = tokio::select! {
+                born = birth::bear(&mut link, &id, guest, until) => {
+                    born?;
+                    let link = link.into_std().map_err(system("cannot use the link".into()))?;
+                    let (sender, receiver, _) =
+                        over_socket(link, MAX_LINK_FRAME).map_err(system("cannot use the link".into()))?;
+                    (sender, receiver)
+                }
+                () = lost.cancelled() => return Err(PrepareError::Ended("the machine ended".into())),
+            };
             let welcome = Welcome {
                 version: VERSION,
                 agent_id: id.clone(),
@@ -141,10 +217,10 @@ impl Sandbox for MachineSandbox {
                 // A guest that ends itself closes no link: its monitor does, and some only after a while.
                 () = lost.cancelled() => return Err(PrepareError::Ended("the machine ended".into())),
             }
-            Ok((sender, receiver))
+            Ok((sender, receiver, lost))
         };
-        match shaken.await {
-            Ok((sender, receiver)) => {
+        match ready.await {
+            Ok((sender, receiver, lost)) => {
                 Ok(Agent { id, sender, receiver, lost, place: Box::new(place), shares_files: false })
             }
             Err(error) => {
@@ -152,5 +228,25 @@ impl Sandbox for MachineSandbox {
                 Err(console.explain(error).await)
             }
         }
+    }
+}
+
+/// Ties a process to its node: a guest that hangs would not notice that its link is closed. The kernel ties it to the
+/// thread that started it; those are the node's own, which live as long as it does.
+fn die_with(node: Pid) -> impl FnMut() -> std::io::Result<()> + Send + Sync + 'static {
+    move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The node may have died before that call; then nobody would send the signal any more.
+        if rustix::process::getppid() == Some(node) {
+            Ok(())
+        } else {
+            Err(std::io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()))
+        }
+    }
+}
+
+impl Sandbox for MachineSandbox {
+    async fn prepare(&self) -> Result<Agent, PrepareError> {
+        self.machine().await
     }
 }

@@ -9,6 +9,7 @@ use rustix::process::{Signal, kill_process};
 use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 
+use super::firecracker::User;
 use crate::cgroup::{Cgroups, Resources};
 use crate::child::WatchedChild;
 use crate::{Place, process};
@@ -20,17 +21,25 @@ pub(super) const PID: &str = "monitor.pid";
 const END_GRACE: Duration = Duration::from_secs(3);
 
 pub(super) struct MachinePlace {
+    id: String,
     folder: PathBuf,
     monitor: WatchedChild,
+    /// Free for others once the place is gone.
+    user: Option<User>,
 }
 
 impl MachinePlace {
     pub(super) fn new(id: String, folder: PathBuf, cgroups: Option<Arc<Cgroups>>) -> Self {
-        Self { folder, monitor: WatchedChild::new(id, cgroups) }
+        Self { id: id.clone(), folder, monitor: WatchedChild::new(id, cgroups), user: None }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
     }
 
     /// Reaps the monitor and tells when it is gone; notes its id for a later life of the node.
-    pub(super) fn watch(&mut self, monitor: Child, lost: CancellationToken) -> std::io::Result<()> {
+    pub(super) fn watch(&mut self, monitor: Child, user: Option<User>, lost: CancellationToken) -> std::io::Result<()> {
+        self.user = user;
         let pid = monitor.id().unwrap_or_default();
         self.monitor.watch(monitor, lost);
         note(&self.folder, pid)

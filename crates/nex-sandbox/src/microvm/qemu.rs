@@ -7,13 +7,17 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use rustix::process::{Pid, Signal};
 use tokio::process::Command;
 
-use super::MachineSettings;
+use super::firecracker::model::TokenBucket;
+use super::network::{Attached, enter};
+use super::{MachineSettings, ScratchSpace, die_with};
 
 /// Socket of the link in the machine's folder.
 pub(super) const LINK: &str = "link.sock";
+
+/// Scratch drive in the machine's folder.
+pub(super) const SCRATCH: &str = "scratch.ext4";
 
 /// How QEMU runs the guest's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +68,7 @@ impl Qemu {
     }
 
     /// The command for a machine with this folder.
-    pub(super) fn command(&self, settings: &MachineSettings, id: &str, folder: &Path) -> Command {
+    pub(super) fn command(&self, settings: &MachineSettings, folder: &Path, network: Option<&Attached>) -> Command {
         let mut command = Command::new(&self.program);
         command
             // A kernel made for guests is told of its drives on its command line; those of distributions, which come with an
@@ -88,16 +92,36 @@ impl Qemu {
         }
         command
             .arg("-append")
-            .arg(boot_arguments(settings, id, self.counter_khz))
+            .arg(boot_arguments(settings, self.counter_khz))
             .args(["-serial", "stdio"])
             .arg("-drive")
-            .arg(format!("id=root,if=none,format=raw,readonly=on,file={}", quoted(&settings.root_image)))
+            .arg(format!(
+                "id=root,if=none,format=raw,readonly=on,file={}{}",
+                quoted(&settings.root_image),
+                throttled(settings)
+            ))
             .args(["-device", "virtio-blk-device,drive=root"])
             .args(["-device", "virtio-serial-device"])
             .arg("-chardev")
-            .arg(format!("socket,id=link,server=on,wait=off,path={}", quoted(&folder.join(LINK))))
+            // In the working folder: the path of a socket must be short.
+            .arg(format!("socket,id=link,server=on,wait=off,path={LINK}"))
             .args(["-device", "virtserialport,chardev=link,name=nex.link"])
-            .args(["-device", "virtio-rng-device"])
+            .args(["-device", "virtio-rng-device"]);
+        if matches!(settings.scratch, ScratchSpace::Drive { .. }) {
+            let limits = throttled(settings);
+            command
+                .arg("-drive")
+                .arg(format!("id=scratch,if=none,format=raw,file={SCRATCH}{limits}"))
+                .args(["-device", "virtio-blk-device,drive=scratch"]);
+        }
+        if let Some(network) = network {
+            command
+                .arg("-netdev")
+                .arg(format!("tap,id=net,ifname={},script=no,downscript=no", network.tap))
+                .args(["-device", "virtio-net-device,netdev=net"]);
+            enter(&mut command, network.namespace.clone());
+        }
+        command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -115,6 +139,20 @@ impl Qemu {
     }
 }
 
+/// The limits of a drive, as QEMU has them: per second.
+fn throttled(settings: &MachineSettings) -> String {
+    let per_second = |bucket: TokenBucket| bucket.size.saturating_mul(1000) / bucket.refill_time.max(1);
+    let mut text = String::new();
+    let limiter = settings.rate_limiter;
+    if let Some(bytes) = limiter.and_then(|limiter| limiter.bandwidth) {
+        text.push_str(&format!(",throttling.bps-total={}", per_second(bytes)));
+    }
+    if let Some(operations) = limiter.and_then(|limiter| limiter.ops) {
+        text.push_str(&format!(",throttling.iops-total={}", per_second(operations)));
+    }
+    text
+}
+
 /// The rate of the time stamp counter, which a translated guest has from the host. On a busy host the guest's kernel
 /// measures it wrongly, finds no other clock, and hangs; told, it measures again later and corrects itself.
 fn counter_khz(accelerator: Accelerator) -> Option<u64> {
@@ -128,27 +166,12 @@ fn counter_khz(accelerator: Accelerator) -> Option<u64> {
     Some(mhz.parse::<u64>().ok()? * 1000 + part)
 }
 
-/// Ties a process to its node: a guest that hangs would not notice that its link is closed. The kernel ties it to the
-/// thread that started it; those are the node's own, which live as long as it does.
-fn die_with(node: Pid) -> impl FnMut() -> std::io::Result<()> + Send + Sync + 'static {
-    move || {
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The node may have died before that call; then nobody would send the signal any more.
-        if rustix::process::getppid() == Some(node) {
-            Ok(())
-        } else {
-            Err(std::io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()))
-        }
-    }
-}
-
 /// What the kernel and `nex-init` are told.
-fn boot_arguments(settings: &MachineSettings, id: &str, counter_khz: Option<u64>) -> String {
+fn boot_arguments(settings: &MachineSettings, counter_khz: Option<u64>) -> String {
     let init = if settings.initrd.is_some() { "rdinit=/sbin/nex-init" } else { "root=/dev/vda ro init=/sbin/nex-init" };
-    let scratch = settings.scratch.memory_mib;
     let mut text = format!(
-        "console=ttyS0 reboot=t panic=-1 quiet {init} nex.link=serial nex.scratch=memory:{scratch} nex.name=nex-{id} \
-         nex.log={}",
+        "console=ttyS0 reboot=t panic=-1 quiet {init} nex.link=serial {} nex.log={}",
+        settings.scratch.argument(),
         settings.log_filter.replace(char::is_whitespace, "")
     );
     if let Some(khz) = counter_khz {
@@ -180,7 +203,8 @@ mod tests {
             root_image: "/images/a,b.ext4".into(),
             memory_mib: 256,
             vcpus: 2,
-            scratch: ScratchSpace { memory_mib: 64 },
+            scratch: ScratchSpace::Memory { mib: 64 },
+            rate_limiter: None,
             boot_arguments: "noxsave".into(),
             machines_dir: "/m".into(),
             boot_timeout: Duration::from_secs(1),
@@ -188,7 +212,7 @@ mod tests {
             cgroups: None,
         };
         let qemu = Qemu::new("/q".into(), Accelerator::Tcg);
-        let command = qemu.command(&settings, "id", Path::new("/m/id"));
+        let command = qemu.command(&settings, Path::new("/m/id"), None);
         let words: Vec<String> = command.as_std().get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         assert!(
             words.contains(&"id=root,if=none,format=raw,readonly=on,file=/images/a,,b.ext4".to_owned()),

@@ -1,0 +1,432 @@
+//! Firecracker: its processes, jailed, and what they are told over their API. Releases 1.7 and later.
+//!
+//! ```text
+//! boot:    root folder -> jailer -> firecracker -> configuration -> InstanceStart -> guest waits (vsock)
+//!            -> (the first one: paused, snapshot, resumed)
+//! restore: root folder with the snapshot -> jailer -> firecracker -> snapshot/load, resumed -> guest waits
+//! ```
+//! Everything is told in paths relative to the root folder, which is the monitor's working folder whether it is jailed or not;
+//! so a snapshot fits every machine. Firecracker's own seccomp filters are never turned off.
+
+mod api;
+mod fault;
+pub mod jail;
+mod metrics;
+pub mod model;
+mod snapshot;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use nex_protocol::machine::LINK_PORT;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::time::{Duration, Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::folder::Folder;
+use super::network::Attached;
+use super::{MachineSettings, ScratchSpace, birth, die_with, scratch};
+use crate::PrepareError;
+use api::Api;
+pub(super) use jail::User;
+use jail::{JailSettings, Root, Users};
+use snapshot::{Key, Plan, Snapshots};
+
+/// Socket of the API in the root folder.
+const API: &str = "api.sock";
+
+/// Socket of the guest's vsock in the root folder.
+const VSOCK: &str = "vsock.sock";
+
+/// The guest's number on its vsock. Each machine has a vsock of its own: all may have the same.
+const GUEST_CID: u32 = 3;
+
+/// Time between two attempts to reach a guest that boots.
+const LOOK: Duration = Duration::from_millis(4);
+
+/// The oldest release that is spoken to.
+const OLDEST: Version = Version { major: 1, minor: 7 };
+
+/// How Firecracker is used.
+#[derive(Debug, Clone)]
+pub struct FirecrackerSettings {
+    /// The `firecracker` program.
+    pub program: PathBuf,
+    /// Its jail; without one it is a process of the node's user.
+    pub jail: Option<JailSettings>,
+    /// Folder for snapshots; without one every machine boots.
+    pub snapshots: Option<PathBuf>,
+}
+
+/// Firecracker cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FirecrackerError {
+    /// It does not run.
+    #[error("{program} does not run ({reason}): install Firecracker 1.7 or later (`nex node preflight`)")]
+    Program {
+        /// The program.
+        program: PathBuf,
+        /// What was seen.
+        reason: String,
+    },
+    /// It is too old.
+    #[error("{program} is Firecracker {version}: at least 1.7 is needed (`nex node preflight`)")]
+    TooOld {
+        /// The program.
+        program: PathBuf,
+        /// Its release.
+        version: String,
+    },
+    /// Its jailer needs root.
+    #[error("only root can run Firecracker's jailer: run the node as root, or set no_jailer to true")]
+    NotRoot,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Version {
+    major: u32,
+    minor: u32,
+}
+
+/// The release in what `firecracker --version` prints.
+fn version(printed: &str) -> Option<(String, Version)> {
+    let text = printed.split_ascii_whitespace().find_map(|word| word.strip_prefix('v').filter(|v| v.contains('.')))?;
+    let mut parts = text.split('.');
+    let version = Version { major: parts.next()?.parse().ok()?, minor: parts.next()?.parse().ok()? };
+    Some((text.to_owned(), version))
+}
+
+/// The release of a Firecracker program.
+///
+/// # Errors
+/// [`FirecrackerError`] when it does not run or is too old.
+pub fn release(program: &Path) -> Result<String, FirecrackerError> {
+    let failed = |reason: String| FirecrackerError::Program { program: program.to_owned(), reason };
+    let output = std::process::Command::new(program)
+        .arg("--version")
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
+    let printed = String::from_utf8_lossy(&output.stdout);
+    match version(&printed) {
+        Some((text, found)) if found < OLDEST => {
+            Err(FirecrackerError::TooOld { program: program.to_owned(), version: text })
+        }
+        Some((text, _)) => Ok(text),
+        None => Err(failed(format!("--version prints '{}'", printed.lines().next().unwrap_or_default()))),
+    }
+}
+
+/// Makes machines with Firecracker.
+#[derive(Debug)]
+pub struct Firecracker {
+    program: PathBuf,
+    release: String,
+    jail: Option<(PathBuf, Arc<Users>)>,
+    snapshots: Option<Arc<Snapshots>>,
+}
+
+/// A machine whose monitor was started and told nothing yet.
+#[derive(Debug)]
+pub(super) struct Machine {
+    id: String,
+    root: Root,
+    key: Key,
+    plan: Plan,
+    tap: Option<String>,
+}
+
+impl Firecracker {
+    /// Looks at the program.
+    ///
+    /// # Errors
+    /// [`FirecrackerError`] when it could never make a machine.
+    pub fn new(settings: FirecrackerSettings) -> Result<Self, FirecrackerError> {
+        let program = settings.program.canonicalize().map_err(|error| FirecrackerError::Program {
+            program: settings.program.clone(),
+            reason: error.to_string(),
+        })?;
+        let release = release(&program)?;
+        if settings.jail.is_some() && !rustix::process::geteuid().is_root() {
+            return Err(FirecrackerError::NotRoot);
+        }
+        let jail = settings.jail.map(|jail| (jail.program.clone(), Users::new(&jail)));
+        Ok(Self { program, release, jail, snapshots: settings.snapshots.map(Snapshots::open) })
+    }
+
+    /// Starts a monitor for a machine with this folder.
+    pub(super) async fn start(
+        &self,
+        settings: &MachineSettings,
+        id: &str,
+        folder: &Path,
+        network: Option<&Attached>,
+        until: Instant,
+    ) -> Result<(Child, Option<User>, Machine), PrepareError> {
+        let system = |what: &str| {
+            let what = what.to_owned();
+            move |source| PrepareError::System { what, source }
+        };
+        let none_left = || PrepareError::System {
+            what: "cannot jail another machine".into(),
+            source: io::Error::other("all user ids for machines are taken: raise jailer_users"),
+        };
+        let user = self.jail.as_ref().map(|(_, users)| users.take().ok_or_else(none_left)).transpose()?;
+        // Where the jailer makes the root of this machine.
+        let name = self.program.file_name().unwrap_or_default();
+        let root = folder.join(name).join(id).join("root");
+        let root = Root::make(root, user.as_ref().map(User::id)).map_err(system("cannot make the machine's root"))?;
+        let tap = network.map(|network| network.tap.clone());
+        let key =
+            Key::of(settings, &self.release, tap.as_deref()).map_err(system("cannot look at kernel and image"))?;
+        let plan = match &self.snapshots {
+            Some(snapshots) => snapshots.plan(&key, until).await,
+            None => Plan::Boot,
+        };
+        let snapshot = if let Plan::Restore(folder) = &plan { Some(folder.as_path()) } else { None };
+        fill(&root, settings, snapshot).map_err(system("cannot fill the machine's root"))?;
+        let mut command = self.command(id, folder, &root, user.as_ref(), network);
+        let child = command.spawn().map_err(|source| {
+            let program = self.jail.as_ref().map_or(&self.program, |(jailer, _)| jailer);
+            PrepareError::System { what: format!("cannot start {}", program.display()), source }
+        })?;
+        Ok((child, user, Machine { id: id.to_owned(), root, key, plan, tap }))
+    }
+
+    fn command(
+        &self,
+        id: &str,
+        folder: &Path,
+        root: &Root,
+        user: Option<&User>,
+        network: Option<&Attached>,
+    ) -> Command {
+        let namespace = network.map(|network| network.namespace.clone());
+        let mut command = match (&self.jail, user) {
+            (Some((jailer, _)), Some(user)) => {
+                let mut command = Command::new(jailer);
+                command.args(["--id", id]).arg("--exec-file").arg(&self.program);
+                command.args(["--uid", &user.id().to_string(), "--gid", &user.id().to_string()]);
+                command.arg("--chroot-base-dir").arg(folder);
+                if let Some(namespace) = &namespace {
+                    command.arg("--netns").arg(namespace);
+                }
+                command.arg("--");
+                command
+            }
+            _ => {
+                let mut command = Command::new(&self.program);
+                command.args(["--id", id]);
+                if let Some(namespace) = namespace {
+                    super::network::enter(&mut command, namespace);
+                }
+                command
+            }
+        };
+        command
+            .args(["--api-sock", API])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .env_clear()
+            .current_dir(&root.path)
+            .kill_on_drop(true)
+            // A Ctrl-C at the node's terminal is the node's alone.
+            .process_group(0);
+        // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes two plain system calls,
+        // allocates nothing and takes no lock.
+        unsafe {
+            command.pre_exec(die_with(rustix::process::getpid()));
+        }
+        command
+    }
+
+    /// Tells a monitor what its machine is and waits until the guest waits; gives the connection to it.
+    pub(super) async fn bring_up(
+        &self,
+        settings: &MachineSettings,
+        mut machine: Machine,
+        until: Instant,
+        lost: &CancellationToken,
+    ) -> Result<UnixStream, PrepareError> {
+        let folder = Folder::open(&machine.root.path)
+            .map_err(|source| PrepareError::System { what: "cannot open the machine's root".into(), source })?;
+        let mut api = Api::over(folder.connect(API, until, lost).await?, until).await?;
+        metrics::follow(&machine.root, &machine.id, lost.clone())
+            .map_err(|source| PrepareError::System { what: "cannot make a pipe for metrics".into(), source })?;
+        api.put("/metrics", &model::Metrics { metrics_path: metrics::PIPE }).await?;
+        if matches!(machine.plan, Plan::Restore(_)) {
+            let begun = Instant::now();
+            let restored = async {
+                api.put("/snapshot/load", &load()).await?;
+                guest(&folder, until, lost).await
+            };
+            return match restored.await {
+                Ok(link) => {
+                    debug!(took = ?begun.elapsed(), "machine restored");
+                    Ok(link)
+                }
+                Err(error) => {
+                    warn!(%error, "the snapshot cannot be restored: from now on machines boot");
+                    if let Some(snapshots) = &self.snapshots {
+                        snapshots.give_up(&machine.key);
+                    }
+                    Err(error)
+                }
+            };
+        }
+        configure(&mut api, settings, &machine).await?;
+        api.start().await?;
+        let link = guest(&folder, until, lost).await?;
+        let Plan::BootAndTake(mut taking) = std::mem::replace(&mut machine.plan, Plan::Boot) else { return Ok(link) };
+        taking.begin();
+        // The snapshot has no connection in it: the guest waits for another one.
+        drop(link);
+        let begun = Instant::now();
+        api.pause().await?;
+        let written = api.put("/snapshot/create", &create()).await.map_err(|error| error.to_string());
+        let drive = matches!(settings.scratch, ScratchSpace::Drive { .. });
+        let kept = written.and_then(|()| taking.keep(&machine.root.path, drive).map_err(|error| error.to_string()));
+        match kept {
+            Ok(()) => info!(took = ?begun.elapsed(), "a snapshot of a booted machine was taken"),
+            Err(error) => {
+                warn!(error, "no snapshot of a booted machine: each machine boots instead, which is slower");
+            }
+        }
+        api.resume().await?;
+        guest(&folder, until, lost).await
+    }
+}
+
+/// Puts everything into the root folder that the monitor will open there.
+fn fill(root: &Root, settings: &MachineSettings, snapshot: Option<&Path>) -> io::Result<()> {
+    let shared = settings.machines_dir.with_extension("shared");
+    root.share(&settings.root_image, "root.ext4", &shared)?;
+    if let Some(blank) = settings.blank_drive()? {
+        let drive = root.path.join(snapshot::SCRATCH);
+        match snapshot {
+            // The guest has mounted it already: it must be as it was.
+            Some(folder) => scratch::copy(&folder.join(snapshot::SCRATCH), &drive)?,
+            None => blank.copy_to(&drive)?,
+        }
+        root.own(snapshot::SCRATCH)?;
+    }
+    match snapshot {
+        Some(folder) => {
+            root.share(&folder.join(snapshot::STATE), snapshot::STATE, &shared)?;
+            root.share(&folder.join(snapshot::MEMORY), snapshot::MEMORY, &shared)
+        }
+        None => {
+            root.share(&settings.kernel, "kernel", &shared)?;
+            settings.initrd.as_ref().map_or(Ok(()), |initrd| root.share(initrd, "initrd", &shared))
+        }
+    }
+}
+
+async fn configure(api: &mut Api, settings: &MachineSettings, machine: &Machine) -> Result<(), PrepareError> {
+    let limiter = settings.rate_limiter;
+    let size = model::MachineConfiguration { vcpu_count: settings.vcpus, mem_size_mib: settings.memory_mib };
+    api.put("/machine-config", &size).await?;
+    let boot = model::BootSource {
+        kernel_image_path: "kernel",
+        boot_args: boot_arguments(settings),
+        initrd_path: settings.initrd.is_some().then_some("initrd"),
+    };
+    api.put("/boot-source", &boot).await?;
+    let drive = |id, path, root: bool| model::Drive {
+        drive_id: id,
+        path_on_host: path,
+        is_root_device: root,
+        is_read_only: root,
+        rate_limiter: limiter,
+    };
+    api.put("/drives/root", &drive("root", "root.ext4", true)).await?;
+    if matches!(settings.scratch, ScratchSpace::Drive { .. }) {
+        api.put("/drives/scratch", &drive("scratch", snapshot::SCRATCH, false)).await?;
+    }
+    if let Some(tap) = &machine.tap {
+        let interface = model::NetworkInterface {
+            iface_id: "eth0",
+            host_dev_name: tap.clone(),
+            rx_rate_limiter: limiter,
+            tx_rate_limiter: limiter,
+        };
+        api.put("/network-interfaces/eth0", &interface).await?;
+    }
+    api.put("/vsock", &model::Vsock { guest_cid: GUEST_CID, uds_path: VSOCK }).await?;
+    api.put("/entropy", &model::Entropy {}).await?;
+    // Taken from the guest while it has more than it needs, and given back before it would kill a process.
+    let balloon = model::Balloon { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s: 0 };
+    api.put("/balloon", &balloon).await
+}
+
+fn boot_arguments(settings: &MachineSettings) -> String {
+    // Firecracker itself adds the root drive and its devices.
+    let init = if settings.initrd.is_some() { "rdinit=/sbin/nex-init" } else { "init=/sbin/nex-init" };
+    let mut text = format!(
+        "console=ttyS0 reboot=k panic=1 pci=off quiet {init} nex.link=vsock:{LINK_PORT} {} nex.log={}",
+        settings.scratch.argument(),
+        settings.log_filter.replace(char::is_whitespace, "")
+    );
+    if !settings.boot_arguments.is_empty() {
+        text.push(' ');
+        text.push_str(&settings.boot_arguments);
+    }
+    text
+}
+
+fn create() -> model::SnapshotCreate {
+    model::SnapshotCreate { snapshot_path: snapshot::STATE, mem_file_path: snapshot::MEMORY }
+}
+
+fn load() -> model::SnapshotLoad {
+    model::SnapshotLoad {
+        snapshot_path: snapshot::STATE,
+        mem_backend: model::MemoryBackend { backend_type: "File", backend_path: snapshot::MEMORY },
+        resume_vm: true,
+    }
+}
+
+/// Connects to the guest, as soon as it waits. A connection that nobody in the guest waits for is closed by Firecracker.
+async fn guest(folder: &Folder, until: Instant, lost: &CancellationToken) -> Result<UnixStream, PrepareError> {
+    loop {
+        let mut link = folder.connect(VSOCK, until, lost).await?;
+        let asked = async {
+            link.write_all(format!("CONNECT {LINK_PORT}\n").as_bytes()).await?;
+            birth::read_line(&mut link).await
+        };
+        tokio::select! {
+            answer = timeout_at(until, asked) => match answer {
+                Ok(Ok(answer)) if answer.starts_with(b"OK ") => return Ok(link),
+                Ok(_) => {}
+                Err(_) => return Err(PrepareError::Ended("the guest did not come up in time".into())),
+            },
+            () = lost.cancelled() => return Err(PrepareError::Ended("the machine ended".into())),
+        }
+        if Instant::now() >= until {
+            return Err(PrepareError::Ended("the guest did not come up in time".into()));
+        }
+        sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_read_from_what_the_program_prints() {
+        let (text, found) =
+            version("Firecracker v1.16.1\n\nSupported snapshot data format versions: v8.0.0\n").unwrap();
+        assert_eq!((text.as_str(), found), ("1.16.1", Version { major: 1, minor: 16 }));
+        assert!(version("Firecracker v1.6.0").unwrap().1 < OLDEST);
+        assert!(version("Firecracker v1.17.0-dev").unwrap().1 > OLDEST);
+        assert!(version("something else").is_none());
+    }
+}

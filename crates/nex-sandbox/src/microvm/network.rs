@@ -1,0 +1,35 @@
+//! What a machine's network is to its monitor: a namespace to run in and a tap in it.
+
+use std::path::PathBuf;
+
+use nex_protocol::machine::GuestNetwork;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::process::Command;
+
+/// A network that was made for one machine.
+#[derive(Debug, Clone)]
+pub(super) struct Attached {
+    /// File of its namespace.
+    pub(super) namespace: PathBuf,
+    /// Name of its tap there.
+    pub(super) tap: String,
+    /// What the guest is told.
+    pub(super) guest: GuestNetwork,
+}
+
+/// Has a program start in a network namespace.
+pub(super) fn enter(command: &mut Command, namespace: PathBuf) {
+    // Opened here and not after the fork, where nothing may be allocated.
+    let opened = open(&namespace, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes one plain system call,
+    // allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(move || match &opened {
+            Ok(namespace) => {
+                Ok(move_into_link_name_space(std::os::fd::AsFd::as_fd(namespace), Some(LinkNameSpaceType::Network))?)
+            }
+            Err(error) => Err((*error).into()),
+        });
+    }
+}
