@@ -57,19 +57,22 @@ impl fmt::Display for Version {
 
 /// No version that can be played.
 #[derive(Debug, thiserror::Error)]
-#[error("'{0}' is no version that this stand-in plays: give one from {oldest} to {newest}", oldest = Version::OLDEST, newest = Version::NEWEST)]
-pub struct NoVersion(String);
+#[error("'{given}' is no version that this stand-in plays: give one from {} to {}", Version::OLDEST, Version::NEWEST)]
+pub struct NoVersion {
+    given: String,
+}
 
 impl FromStr for Version {
     type Err = NoVersion;
 
     fn from_str(text: &str) -> Result<Self, NoVersion> {
+        let no_version = || NoVersion { given: text.to_owned() };
         let mut numbers = text.split('.').map(str::parse);
         let version = match (numbers.next(), numbers.next(), numbers.next(), numbers.next()) {
             (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch)), None) => Self { major, minor, patch },
-            _ => return Err(NoVersion(text.to_owned())),
+            _ => return Err(no_version()),
         };
-        if (Self::OLDEST..=Self::NEWEST).contains(&version) { Ok(version) } else { Err(NoVersion(text.to_owned())) }
+        if (Self::OLDEST..=Self::NEWEST).contains(&version) { Ok(version) } else { Err(no_version()) }
     }
 }
 

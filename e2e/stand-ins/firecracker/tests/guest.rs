@@ -139,12 +139,13 @@ fn a_load_that_fails_is_told_and_ends_the_monitor() {
     ends(monitor);
     std::fs::remove_file(bench.path("v.sock")).unwrap();
 
+    let network = json!({ "iface_id": "eth0", "host_dev_name": "t" });
     #[rustfmt::skip]
     let cases = [
         ("1.16.1", load(json!({ "snapshot_path": "nowhere" })), "No such file"),
         ("1.16.1", load(json!({ "snapshot_path": "vmlinux" })), "load snapshot state"),
         ("1.16.1", load(json!({ "mem_backend": { "backend_type": "File", "backend_path": "vmlinux" } })), "bytes"),
-        ("1.16.1", load(json!({ "network_overrides": [{ "iface_id": "eth0", "host_dev_name": "t" }] })), "Unknown Network"),
+        ("1.16.1", load(json!({ "network_overrides": [network] })), "Unknown Network"),
         ("1.7.0", load(json!({})), "Invalid data version: 10"),
     ];
     for (version, body, with) in cases {

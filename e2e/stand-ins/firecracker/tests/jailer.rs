@@ -213,3 +213,57 @@ fn a_network_namespace_that_is_not_there_is_refused() {
     let output = yard.output(&[("--netns", "/run/netns/nex-no-such")], &[]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("nex-no-such"), "{output:?}");
 }
+
+/// A network namespace with a tap that belongs to the jail's user; gone with this.
+struct Namespace(String);
+
+impl Namespace {
+    fn new() -> Option<Self> {
+        let namespace = Self(format!("nex-stand-in-{}", std::process::id()));
+        let name = namespace.0.as_str();
+        let made = ip(&["netns", "add", name])
+            && ip(&["-n", name, "tuntap", "add", "tap0", "mode", "tap", "user", "65534", "vnet_hdr"])
+            && ip(&["-n", name, "tuntap", "add", "tap1", "mode", "tap", "user", "1", "vnet_hdr"]);
+        if !made {
+            eprintln!("skipped: no network namespace with taps can be made here (it takes root and `ip`)");
+        }
+        made.then_some(namespace)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        ip(&["netns", "delete", &self.0]);
+    }
+}
+
+fn ip(arguments: &[&str]) -> bool {
+    Command::new("ip").args(arguments).status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn a_tap_is_taken_from_the_namespace_that_was_named_and_by_its_owner_only() {
+    if !is_root() {
+        return;
+    }
+    let Some(namespace) = Namespace::new() else { return };
+    let yard = Yard::new(&json!({}));
+    let netns = format!("/run/netns/{}", namespace.0);
+    let start = |id: &str| {
+        let command = yard.command(&[("--id", id), ("--netns", &netns)], &["--", "--api-sock", "api.sock"]);
+        Monitor::started(command, &yard.jail(id))
+    };
+    let network = |tap: &str| json!({ "iface_id": "eth0", "host_dev_name": tap, "guest_mac": "06:00:ac:10:00:02" });
+    let first = start("a-1");
+    first.refuses("PUT", "/network-interfaces/eth0", &network("tap1"), "Operation not permitted");
+    first.refuses("PUT", "/network-interfaces/eth0", &network("tap2"), "Operation not permitted");
+    first.put("/network-interfaces/eth0", &network("tap0"));
+    // The same machine may say it again, another one finds it taken.
+    first.put("/network-interfaces/eth0", &network("tap0"));
+    first.put("/mmds/config", &json!({ "version": "V2", "network_interfaces": ["eth0"] }));
+    let second = start("a-2");
+    second.refuses("PUT", "/network-interfaces/eth0", &network("tap0"), "busy");
+    let mut same = network("tap0");
+    same["iface_id"] = json!("eth1");
+    first.refuses("PUT", "/network-interfaces/eth1", &same, "already in use");
+}

@@ -6,10 +6,14 @@ mod monitor;
 use monitor::{Bench, exchange, rootfs};
 use serde_json::{Value, json};
 
+fn with(body: &Value, field: &str, value: Value) -> Value {
+    let mut body = body.clone();
+    body[field] = value;
+    body
+}
+
 fn drive_with(field: &str, value: Value) -> Value {
-    let mut drive = rootfs();
-    drive[field] = value;
-    drive
+    with(&rootfs(), field, value)
 }
 
 #[test]
@@ -17,11 +21,14 @@ fn what_is_wrong_before_the_start_is_refused() {
     let bench = Bench::new(&json!({}));
     let monitor = bench.start();
     std::os::unix::net::UnixListener::bind(bench.path("taken.sock")).unwrap();
+    let machine = json!({ "vcpu_count": 1, "mem_size_mib": 64 });
+    let boot = json!({ "kernel_image_path": "vmlinux" });
+    let network = json!({ "iface_id": "eth0", "host_dev_name": "t" });
     let bucket = json!({ "bandwidth": { "size": 1, "refill_time": 100, "burst": 1 } });
     #[rustfmt::skip]
     let cases = [
         ("PUT", "/machine-config", json!({ "vcpu_count": 1 }), "mem_size_mib"),
-        ("PUT", "/machine-config", json!({ "vcpu_count": 1, "mem_size_mib": 64, "ht_enabled": false }), "unknown field"),
+        ("PUT", "/machine-config", with(&machine, "ht_enabled", json!(false)), "unknown field"),
         ("PUT", "/machine-config", json!({ "vcpu_count": 0, "mem_size_mib": 64 }), "vCPUs"),
         ("PUT", "/machine-config", json!({ "vcpu_count": 33, "mem_size_mib": 64 }), "vCPUs"),
         ("PUT", "/machine-config", json!({ "vcpu_count": 3, "mem_size_mib": 64, "smt": true }), "vCPUs"),
@@ -29,13 +36,13 @@ fn what_is_wrong_before_the_start_is_refused() {
         ("PUT", "/machine-config", json!({ "vcpu_count": "1", "mem_size_mib": 64 }), "invalid type"),
         ("PUT", "/machine-config", json!({ "vcpu_count": 1, "mem_size_mib": 0 }), "memory size"),
         ("PUT", "/machine-config", json!({ "vcpu_count": 1, "mem_size_mib": 63, "huge_pages": "2M" }), "page size"),
-        ("PUT", "/machine-config", json!({ "vcpu_count": 1, "mem_size_mib": 64, "huge_pages": "1G" }), "unknown variant"),
-        ("PUT", "/machine-config", json!({ "vcpu_count": 1, "mem_size_mib": 64, "cpu_template": "V1N1" }), "unknown variant"),
+        ("PUT", "/machine-config", with(&machine, "huge_pages", json!("1G")), "unknown variant"),
+        ("PUT", "/machine-config", with(&machine, "cpu_template", json!("V1N1")), "unknown variant"),
         ("PATCH", "/machine-config", json!({}), "Empty PATCH"),
         ("PUT", "/boot-source", json!({ "boot_args": "quiet" }), "kernel_image_path"),
         ("PUT", "/boot-source", json!({ "kernel_image_path": "nowhere" }), "kernel file"),
         ("PUT", "/boot-source", json!({ "kernel_image_path": "vmlinux", "initrd_path": "nowhere" }), "initrd"),
-        ("PUT", "/boot-source", json!({ "kernel_image_path": "vmlinux", "boot_args": "a".repeat(2048) }), "command line"),
+        ("PUT", "/boot-source", with(&boot, "boot_args", json!("a".repeat(2048))), "command line"),
         ("PUT", "/boot-source", json!({ "kernel_image_path": "vmlinux", "boot_args": "a\nb" }), "command line"),
         ("PUT", "/drives/other", rootfs(), "does not match"),
         ("PUT", "/drives/root-fs", drive_with("drive_id", json!("root-fs")), "alphanumeric"),
@@ -49,9 +56,9 @@ fn what_is_wrong_before_the_start_is_refused() {
         ("PUT", "/drives/rootfs", drive_with("rate_limiter", json!({ "ops": { "size": 1 } })), "refill_time"),
         ("PUT", "/network-interfaces/eth0", json!({ "iface_id": "eth0" }), "host_dev_name"),
         ("PUT", "/network-interfaces/eth0", json!({ "iface_id": "eth0", "host_dev_name": "nex-no-such" }), "Open tap"),
-        ("PUT", "/network-interfaces/eth0", json!({ "iface_id": "eth0", "host_dev_name": "a-name-too-long-x" }), "interface name"),
-        ("PUT", "/network-interfaces/eth0", json!({ "iface_id": "eth0", "host_dev_name": "t", "guest_mac": "1:2" }), "MAC"),
-        ("PUT", "/network-interfaces/eth0", json!({ "iface_id": "eth0", "host_dev_name": "t", "allow_mmds_requests": true }), "unknown field"),
+        ("PUT", "/network-interfaces/eth0", with(&network, "host_dev_name", json!("a-name-too-long-x")), "interface"),
+        ("PUT", "/network-interfaces/eth0", with(&network, "guest_mac", json!("1:2")), "MAC"),
+        ("PUT", "/network-interfaces/eth0", with(&network, "allow_mmds_requests", json!(true)), "unknown field"),
         ("PUT", "/vsock", json!({ "guest_cid": 2, "uds_path": "v.sock" }), "CID"),
         ("PUT", "/vsock", json!({ "guest_cid": 3 }), "uds_path"),
         ("PUT", "/vsock", json!({ "guest_cid": 3, "uds_path": "taken.sock" }), "Address already in use"),
@@ -86,8 +93,8 @@ fn what_is_wrong_before_the_start_is_refused() {
         ("DELETE", "/machine-config", Value::Null, "Invalid request method"),
         ("GET", "/", json!({}), "cannot have a body"),
     ];
-    for (method, path, body, with) in cases {
-        monitor.refuses(method, path, &body, with);
+    for (method, path, body, what) in cases {
+        monitor.refuses(method, path, &body, what);
     }
     for (method, path, with) in
         [("PUT", "/actions", "Empty PUT"), ("PATCH", "/vm", "Empty PATCH"), ("GET", "/x", "Invalid")]
@@ -158,6 +165,7 @@ fn what_is_configured_before_the_start_is_refused_after_it() {
     monitor.configure();
     monitor.act("InstanceStart");
     let after = "after starting";
+    let load = json!({ "snapshot_path": "s", "mem_file_path": "m" });
     #[rustfmt::skip]
     let cases = [
         ("PUT", "/machine-config", json!({ "vcpu_count": 1, "mem_size_mib": 64 }), after),
@@ -171,7 +179,7 @@ fn what_is_configured_before_the_start_is_refused_after_it() {
         ("PUT", "/serial", json!({}), after),
         ("PUT", "/cpu-config", json!({}), after),
         ("PUT", "/actions", json!({ "action_type": "InstanceStart" }), after),
-        ("PUT", "/snapshot/load", json!({ "snapshot_path": "s", "mem_backend": { "backend_type": "File", "backend_path": "m" } }), after),
+        ("PUT", "/snapshot/load", load, after),
         ("PUT", "/drives/rootfs", rootfs(), "PCI is not enabled"),
         ("PUT", "/mmds", json!({}), "not initialized"),
         ("PATCH", "/balloon", json!({ "amount_mib": 0 }), "No balloon"),
@@ -180,8 +188,8 @@ fn what_is_configured_before_the_start_is_refused_after_it() {
         ("PATCH", "/network-interfaces/eth0", json!({ "iface_id": "eth0" }), "not found"),
         ("PUT", "/snapshot/create", json!({ "snapshot_path": "s", "mem_file_path": "m" }), "while running"),
     ];
-    for (method, path, body, with) in cases {
-        monitor.refuses(method, path, &body, with);
+    for (method, path, body, what) in cases {
+        monitor.refuses(method, path, &body, what);
     }
     let limiter = json!({ "bandwidth": { "size": 0, "refill_time": 0 } });
     monitor.does("PATCH", "/drives/rootfs", &json!({ "drive_id": "rootfs", "rate_limiter": limiter }));

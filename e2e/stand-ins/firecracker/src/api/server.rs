@@ -1,7 +1,7 @@
 //! The server: one request at a time, in the order in which they come.
 //!
-//! What Firecracker's server does not do is refused here too: bodies without a length, more than ten connections, bodies
-//! over the limit.
+//! What Firecracker's server does not do is refused here too: bodies without a length, more than ten connections,
+//! bodies over the limit.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};

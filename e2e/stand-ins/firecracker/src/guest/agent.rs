@@ -1,5 +1,5 @@
-//! The agent of the guest: a process that has the connection as its standard input, and the guest's view of files as far
-//! as it needs one. It dies with the monitor, as everything in a guest does.
+//! The agent of the guest: a process that has the connection as its standard input, and the guest's view of files as
+//! far as it needs one. It dies with the monitor, as everything in a guest does.
 
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;

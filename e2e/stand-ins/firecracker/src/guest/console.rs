@@ -1,5 +1,5 @@
-//! The guest's serial port: standard output, or the file that was named; silent while the kernel's command line does not
-//! ask for it.
+//! The guest's serial port: standard output, or the file that was named; silent while the kernel's command line does
+//! not ask for it.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -1,8 +1,8 @@
 //! The folder that an agent in a guest works in, `/var/lib/nex`: a file system in memory, in a mount namespace of the
 //! process, so that nothing of the host's is touched.
 //!
-//! The jailer, which is root, makes it ahead for its machine. Without the jailer the guest makes it itself, as root or in a
-//! user namespace of its own.
+//! The jailer, which is root, makes it ahead for its machine. Without the jailer the guest makes it itself, as root or
+//! in a user namespace of its own.
 
 use std::fs::DirBuilder;
 use std::io;

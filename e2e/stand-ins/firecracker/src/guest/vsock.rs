@@ -1,7 +1,7 @@
 //! The socket of the vsock device: `CONNECT <port>\n` and `OK <n>\n`, then the bytes of the guest.
 //!
-//! As in Firecracker the request must be there whole when its first bytes are, and a port on which nobody listens closes
-//! the connection. The guest listens on one port and takes one link.
+//! As in Firecracker the request must be there whole when its first bytes are, and a port on which nobody listens
+//! closes the connection. The guest listens on one port and takes one link.
 
 use std::io;
 use std::os::fd::OwnedFd;

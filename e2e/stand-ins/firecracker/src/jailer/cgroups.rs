@@ -1,5 +1,5 @@
-//! `--cgroup`: files of control groups, in the hierarchy of the version that was named. Version 1 is the default, and on a
-//! host that has only version 2 it is an error to leave it so.
+//! `--cgroup`: files of control groups, in the hierarchy of the version that was named. Version 1 is the default, and
+//! on a host that has only version 2 it is an error to leave it so.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -69,8 +69,8 @@ fn copy_program(wanted: &Wanted) -> Result<(), JailerError> {
     Ok(())
 }
 
-/// One that is there already is an error: a jail is made once. Where devices cannot be made at all, as in a container, the
-/// stand-in does without.
+/// One that is there already is an error: a jail is made once. Where devices cannot be made at all, as in a container,
+/// the stand-in does without.
 fn make_device(wanted: &Wanted, name: &str, major: u32, minor: u32) -> Result<(), JailerError> {
     let path = wanted.jail.join(name);
     let mode = Mode::RUSR | Mode::WUSR;

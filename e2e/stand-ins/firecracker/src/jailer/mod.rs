@@ -1,10 +1,10 @@
 //! The program in the place of `jailer`: its command line, its refusals, the jail's folder, cgroups, limits, network
 //! namespace, user.
 //!
-//! One thing it does not do: change the root. The program that it starts is dynamically linked and needs the host's files,
-//! so the jail is its current folder instead, and it is started by its own path, not the copy in the jail. A driver that
-//! names files relative to the current folder does right with both. What follows for permissions: the jail's user must be
-//! able to read and run the stand-in, `stand-in.json` beside it, and the agent.
+//! One thing it does not do: change the root. The program that it starts is dynamically linked and needs the host's
+//! files, so the jail is its current folder instead, and it is started by its own path, not the copy in the jail. A
+//! driver that names files relative to the current folder does right with both. What follows for permissions: the
+//! jail's user must be able to read and run the stand-in, `stand-in.json` beside it, and the agent.
 
 mod cgroups;
 mod jail;

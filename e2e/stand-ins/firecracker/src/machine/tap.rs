@@ -5,9 +5,14 @@ use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 
+/// The device in the jail, from its root.
+const IN_JAIL: &str = "dev/net/tun";
+
+const NON_BLOCKING: i32 = 0o4000;
 const NAME: usize = 16;
 const TAP: i16 = 0x0002;
 const NO_PACKET_INFORMATION: i16 = 0x1000;
@@ -34,7 +39,9 @@ pub(crate) fn open(name: &str) -> Result<File, TapError> {
         let missing = io::Error::from(rustix::io::Errno::PERM);
         return Err(TapError::Attach(missing, name.to_owned()));
     }
-    let device = OpenOptions::new().read(true).write(true).custom_flags(0o4000).open("/dev/net/tun");
+    // A jail has a device of its own, and the root is not changed here.
+    let path = if Path::new(IN_JAIL).exists() { IN_JAIL } else { "/dev/net/tun" };
+    let device = OpenOptions::new().read(true).write(true).custom_flags(NON_BLOCKING).open(path);
     let device = device.map_err(TapError::Device)?;
     let mut request = Request { name: [0; NAME], flags: TAP | NO_PACKET_INFORMATION | VNET_HEADER, rest: [0; 22] };
     for (place, letter) in request.name.iter_mut().zip(name.bytes()) {
