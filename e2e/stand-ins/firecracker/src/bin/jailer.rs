@@ -1,0 +1,7 @@
+//! `jailer-stand-in`: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    firecracker_stand_in::jailer_main()
+}
