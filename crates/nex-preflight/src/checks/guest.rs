@@ -28,6 +28,8 @@ pub(super) fn files(machines: &Machines, javascript: bool) -> Vec<Finding> {
     let mut image = image(&machines.root_image, javascript);
     if machines.guest_programs.is_some() {
         image = image.remedied_by(Remedy::BuildImage);
+    } else if let Some(mend) = &mut image.mend {
+        mend.push_str("; preflight would, if this release's guest/nex-agent and guest/nex-init lay beside nex");
     }
     found.push(image);
     found

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use nex_preflight::{Finding, Plan, Progress, State, Step};
+use nex_preflight::{Finding, Plan, Progress, Remedy, State, Step};
 use serde::Serialize;
 
 use crate::args::PreflightArgs;
@@ -59,7 +59,14 @@ pub(super) fn checks(checks: &[Finding], file: Option<&PathBuf>) -> Result<()> {
         }
         let _ = writeln!(text, "{}", line(finding));
         if let Some(mend) = &finding.mend {
-            let installs = if finding.remedy.is_some() { "preflight installs it; " } else { "" };
+            let installs = match finding.remedy {
+                None => String::new(),
+                Some(Remedy::Download(piece)) if !finding.needed => {
+                    format!("`--with {}` installs it. By hand: ", piece.as_str())
+                }
+                Some(_) if finding.state == State::Wrong => "`--force` replaces it. By hand: ".to_owned(),
+                Some(_) => "preflight installs it. By hand: ".to_owned(),
+            };
             let _ = writeln!(text, "     {installs}{}", shown(mend));
         }
     }
