@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use crate::Cni;
 
-/// What `<network>.conflist` has to say: a link to the host with masquerade, addresses from the subnet, and a tap for the
-/// machine.
+/// What `<network>.conflist` has to say: a link to the host with masquerade, addresses from the subnet, and a tap for
+/// the machine.
 pub fn conflist(cni: &Cni) -> String {
     let mut ptp = Map::from_iter([
         ("type".to_owned(), json!("ptp")),

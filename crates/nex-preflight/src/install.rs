@@ -1,4 +1,5 @@
-//! Puts files at their places: written aside, with their modes, on disk, then renamed. Several appear together or not at all.
+//! Puts files at their places: written aside, with their modes, on disk, then renamed. Several appear together or not
+//! at all.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
@@ -41,8 +42,8 @@ impl Ready {
                 }
             }
         }
-        // The new names are to outlive a loss of power like the files themselves; a file system that cannot do that for
-        // folders is none of our business.
+        // The new names are to outlive a loss of power like the files themselves, on file systems that can do that for
+        // folders.
         for folder in done.iter().filter_map(|swapped| swapped.target.parent()) {
             let _ = File::open(folder).and_then(|folder| folder.sync_all());
         }
@@ -69,7 +70,7 @@ fn written(target: &Path, mode: u32, content: &mut dyn Read) -> io::Result<TempP
     Ok(file.into_temp_path())
 }
 
-/// A new file at its place; the one that was there before, if any, under the temporary name, which is removed with this.
+/// A new file at its place; the one that was there before, if any, under the temporary name, which goes with this.
 struct Swapped {
     temporary: TempPath,
     target: PathBuf,
@@ -150,7 +151,7 @@ mod tests {
         for path in [&a, &b, &c] {
             ready.add(path, 0o755, &mut &b"new"[..]).unwrap();
         }
-        // What was not there when the file was written aside: nothing can be renamed onto a folder with something in it.
+        // What was not so when the files were written aside: the last one is gone, and a folder has its name.
         fs::create_dir(&c).unwrap();
         fs::remove_file(&ready.0.last().unwrap().0).unwrap();
         ready.commit().unwrap_err();

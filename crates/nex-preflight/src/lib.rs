@@ -3,10 +3,10 @@
 //! ```text
 //! Wanted (what a configuration asks for) -> examine -> findings -> plan -> carried out: fetched, verified, installed
 //! ```
-//! Looking changes nothing. What is downloaded comes from the [`Manifest`], is bounded by the size written there, and is
-//! used only when its SHA-256 is the one written there; what has none is not downloaded. A file appears at its place whole,
-//! with its mode, or not at all; what comes in one archive appears together or not at all. This crate asks nobody anything
-//! and prints nothing.
+//! Looking changes nothing. What is downloaded comes from the [`Manifest`], is bounded by the size written there, and
+//! is used only when its SHA-256 is the one written there; what has none is not downloaded. A file appears at its place
+//! whole, with its mode, or not at all; what comes in one archive appears together or not at all. This crate asks nobody
+//! anything and prints nothing.
 
 mod checks;
 mod conflist;

@@ -1,4 +1,4 @@
-//! Where the pieces come from: releases of their makers, with size and SHA-256. Data, and checked before it is believed.
+//! Where the pieces come from: releases of their makers, with size and SHA-256. Data, checked before it is believed.
 //!
 //! The manifest of this release is part of the program; another can be given. It never says where a file goes on the
 //! machine, only which file of a download is which.

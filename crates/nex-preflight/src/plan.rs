@@ -103,7 +103,7 @@ pub enum CarryOutError {
 }
 
 impl Plan {
-    /// What is to be done about these findings: what is needed and missing, and of what is not needed the pieces in `also`.
+    /// What is to be done about these findings: what is needed and missing, and the pieces in `also`, needed or not.
     /// What is there and wrong is somebody's, and replaced only when `replace` is said.
     pub fn new(wanted: &Wanted, manifest: &Manifest, findings: &[Finding], also: &[Piece], replace: bool) -> Self {
         let mut remedies: Vec<Remedy> = Vec::new();

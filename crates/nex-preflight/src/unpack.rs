@@ -1,5 +1,5 @@
-//! Takes files out of a download: only those that are asked for, all of them, each bounded. Nothing is written to a path that
-//! an archive names.
+//! Takes files out of a download: only those that are asked for, all of them, each bounded. Nothing is written to a path
+//! that an archive names.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -57,7 +57,7 @@ pub(super) fn run(args: &PreflightArgs) -> Result<ExitCode> {
         if people {
             show::plan(&report.plan, args.verbose)?;
         }
-        if !(args.yes || args.force) && !agreed(args.json)? {
+        if !(args.yes || args.force || agreed(args.json)?) {
             return finish(report, args, "nothing was installed");
         }
         report.installed = carry_out(&plan, args)?;
