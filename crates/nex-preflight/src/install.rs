@@ -12,10 +12,21 @@ use tempfile::{NamedTempFile, TempPath};
 
 /// A file could not be put at its place. What was there before is there again.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {}: {source}", path.display())]
+#[error("cannot write {}: {source}{}", path.display(), rights(source))]
 pub struct InstallError {
     path: PathBuf,
     source: io::Error,
+}
+
+/// What to do where a file may not be written.
+pub(crate) fn rights(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            " (run it as root, or set bin_path and default_resource_dir to folders that you may write to)"
+        }
+        io::ErrorKind::StorageFull => " (free some room there)",
+        _ => "",
+    }
 }
 
 /// Files that are ready to be put at their places. Dropped, nothing of them is left.

@@ -16,6 +16,7 @@ use url::Url;
 
 use self::http::{Begun, Client};
 use self::part::Part;
+use crate::install::rights;
 use crate::{Digest, Source};
 
 /// How often a download that breaks off is taken up again, as long as each time something arrives.
@@ -159,7 +160,7 @@ pub enum FetchError {
     #[error("{} is being downloaded by another process: wait for it", .0.display())]
     Busy(PathBuf),
     /// A file cannot be read or written.
-    #[error("cannot {what} {}: {source}", path.display())]
+    #[error("cannot {what} {}: {source}{}", path.display(), rights(source))]
     File {
         /// What was done.
         what: &'static str,
@@ -212,7 +213,8 @@ impl<'a> Fetcher<'a> {
                 Err(FetchError::TooLarge { place, limit: source.limit() })
             }
             Err(Ended::Failed(error)) => {
-                if part.have() == 0 {
+                // A copy is begun anew each time.
+                if part.have() == 0 || matches!(self.origin, Origin::Folder(_)) {
                     part.discard();
                 }
                 Err(error)
