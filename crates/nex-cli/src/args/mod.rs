@@ -8,6 +8,7 @@ mod limits;
 mod logging;
 mod node;
 mod observe;
+mod preflight;
 mod rootfs;
 mod workload;
 
@@ -19,6 +20,7 @@ pub(crate) use connection::ConnectionArgs;
 pub(crate) use logging::{Level, Logger, LoggingArgs, TimeFormat};
 pub(crate) use node::{CheckArgs, InfoArgs, LsArgs, NatsSource, NodeCommand, NodeOverrides, UpArgs};
 pub(crate) use observe::{EventsArgs, FeedArgs, LameDuckArgs, LogsArgs, ProbeArgs, WorkloadCommand, WorkloadLsArgs};
+pub(crate) use preflight::PreflightArgs;
 pub(crate) use rootfs::{BuildArgs, InitramfsArgs, InspectArgs, RootfsArgs, RootfsCommand};
 pub(crate) use workload::{DevrunArgs, RunArgs, StopArgs, WorkloadArgs};
 
@@ -157,6 +159,11 @@ mod tests {
             "nex run nats://b/k N --issuer i --xkey x --name n.n",
             "nex run nats://b/k N --issuer i --xkey x --name n --sha256 ab",
             "nex node up --tags nex",
+            "nex node preflight --init both",
+            "nex node preflight --mirror ftp://x",
+            "nex node preflight --mirror http://x --from d",
+            "nex node preflight --install_version 9.9.9",
+            "nex node preflight --cni_ns dns",
             "nex stop N",
             "nex run nats://b/k N --issuer i --xkey x --name n --cpu none",
             "nex logs --level loud",

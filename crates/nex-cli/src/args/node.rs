@@ -6,6 +6,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::observe::{LameDuckArgs, ProbeArgs};
+use super::preflight::PreflightArgs;
 use super::workload::key_value;
 
 /// `nex node …`
@@ -25,6 +26,8 @@ pub(crate) enum NodeCommand {
     Lameduck(LameDuckArgs),
     /// Check a configuration file and start nothing
     Check(CheckArgs),
+    /// Look for what a node needs of this machine, and install what is missing
+    Preflight(Box<PreflightArgs>),
 }
 
 /// `nex node up`

@@ -8,6 +8,7 @@ mod logs;
 mod node_check;
 mod node_info;
 mod node_ls;
+mod node_preflight;
 mod node_reference;
 mod node_up;
 mod placement;
@@ -47,6 +48,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     match command {
         Command::Node(NodeCommand::Up(args)) => node_up::run(&global, &args, log).map(|()| ExitCode::SUCCESS),
         Command::Node(NodeCommand::Check(args)) => node_check::run(&args),
+        Command::Node(NodeCommand::Preflight(args)) => node_preflight::run(&args),
         Command::Node(NodeCommand::Ls(args)) => client_command(node_ls::run(&global, &args)),
         Command::Node(NodeCommand::Info(args)) => client_command(node_info::run(&global, &args)),
         Command::Node(NodeCommand::Probe(args)) => client_command(workload_ls::probe(&global, &args)),

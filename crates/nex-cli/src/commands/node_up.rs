@@ -13,7 +13,7 @@ use super::session;
 use crate::args::{GlobalArgs, NatsSource, NodeOverrides, UpArgs};
 
 /// The file that is used when none is named.
-const DEFAULT_CONFIG: &str = "config.json";
+pub(super) const DEFAULT_CONFIG: &str = "config.json";
 
 /// Exit code of a node that was told twice to end.
 const INTERRUPTED: i32 = 130;
@@ -61,7 +61,7 @@ pub(super) fn overrides(args: &NodeOverrides) -> Overrides {
     }
 }
 
-fn load(path: Option<&Path>) -> Result<Config> {
+pub(super) fn load(path: Option<&Path>) -> Result<Config> {
     let default = Path::new(DEFAULT_CONFIG);
     let path = match path {
         Some(path) => path,

@@ -61,7 +61,7 @@ fn block(contents: &Contents) -> Block {
 }
 
 /// A program that is linked for guests: as given, else in the folder `guest` beside this program.
-fn given_or_beside(given: Option<&PathBuf>, name: &str, flag: &str) -> Result<PathBuf> {
+pub(super) fn given_or_beside(given: Option<&PathBuf>, name: &str, flag: &str) -> Result<PathBuf> {
     if let Some(path) = given {
         return Ok(path.clone());
     }
