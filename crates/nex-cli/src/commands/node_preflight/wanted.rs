@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use nex_node::config::{Config, Vmm};
+use nex_node::config::{Config, Scratch, Vmm};
 use nex_node::state::StateDir;
 use nex_preflight::{Cni, GuestPrograms, Machines, Monitor, Network, Program, Wanted};
 use nex_protocol::WorkloadType;
@@ -56,8 +56,8 @@ fn machines(config: &Config, nameservers: &[IpAddr]) -> Machines {
     let guest = |name: &str| rootfs::given_or_beside(None, name, "--agent").ok();
     let monitor = match config.vmm {
         Vmm::Firecracker => Monitor::Firecracker {
-            firecracker: program(config, "firecracker", "firecracker_path", named(None, "NEX_FIRECRACKER")),
-            jailer: program(config, "jailer", "jailer_path", named(None, "NEX_JAILER")),
+            firecracker: program(config, "firecracker", "firecracker_path", named(config.firecracker_path.as_ref(), "NEX_FIRECRACKER")),
+            jailer: program(config, "jailer", "jailer_path", named(config.jailer_path.as_ref(), "NEX_JAILER")),
         },
         Vmm::Qemu => {
             let name = if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
@@ -71,7 +71,10 @@ fn machines(config: &Config, nameservers: &[IpAddr]) -> Machines {
         root_image: config.root_image(),
         guest_programs: guest("nex-agent").zip(guest("nex-init")).map(|(agent, init)| GuestPrograms { agent, init }),
         memory_mib: config.machine_template.memsize_mib,
-        scratch_mib: 0,
+        scratch_mib: match config.scratch {
+            Some(Scratch::Drive(mib)) => mib,
+            _ => 0,
+        },
         // QEMU's machines have no network.
         network: if config.vmm == Vmm::Qemu { Network::None } else { Network::Auto(cni(config, nameservers)) },
     }
