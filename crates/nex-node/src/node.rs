@@ -17,7 +17,6 @@ use nex_identity::Issuer;
 use nex_protocol::WorkloadType;
 use nex_protocol::event::Event;
 use nex_sandbox::Cgroups;
-use nex_sandbox::pool::PoolTask;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -45,7 +44,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// A node that is built and not yet on the air.
 pub(crate) struct Node {
     control: Arc<Control>,
-    pool_task: PoolTask,
+    places: Places,
     embedded: Option<EmbeddedNats>,
     pid_file: Option<PidFile>,
 }
@@ -81,7 +80,7 @@ impl Node {
         };
         let deno = host::deno(&config).ok();
         let types = types(&config, deno.is_some() || !config.no_sandbox);
-        let (pool, pool_task) = sandbox::pool(&config, &state, deno, cgroups)?;
+        let (pool, places) = sandbox::pool(&config, &state, deno, cgroups)?;
 
         let tags = host::tags(&config, &node_id);
         let shared = Arc::new(Shared {
@@ -98,7 +97,7 @@ impl Node {
             announced: watch::Sender::new(false),
         });
         let control = Arc::new(Control::new(shared, node_id, tags, types));
-        Ok(Self { control, pool_task, embedded, pid_file })
+        Ok(Self { control, places, embedded, pid_file })
     }
 
     /// Runs until told to end, then drains.
@@ -107,7 +106,7 @@ impl Node {
         log: Option<Receiver<LogLine>>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), NodeError> {
-        let Node { control, pool_task, embedded, pid_file } = self;
+        let Node { control, places, embedded, pid_file } = self;
         let shared = Arc::clone(&control.shared);
         if let Some(mut log) = log {
             let publisher = shared.publisher.clone();
@@ -126,7 +125,7 @@ impl Node {
                 Some(reason) => error!(reason, "agents do not start; deploys are refused until they do"),
             },
             // The drain below ends what there is by then.
-            () = &mut shutdown => return drain(&control, None, pool_task, embedded, pid_file).await,
+            () = &mut shutdown => return drain(&control, None, places, embedded, pid_file).await,
         }
         // Before the first request: who repeats the deploy of a workload that comes back must not be first, and who
         // asks for the workload must find it.
@@ -156,7 +155,7 @@ impl Node {
             () = &mut shutdown => {}
             () = shared.lame_duck.over() => info!("the delay of lame duck mode is over: the node leaves"),
         }
-        drain(&control, Some(serving), pool_task, embedded, pid_file).await
+        drain(&control, Some(serving), places, embedded, pid_file).await
     }
 }
 
@@ -164,7 +163,7 @@ impl Node {
 async fn drain(
     control: &Control,
     serving: Option<JoinSet<()>>,
-    pool_task: PoolTask,
+    places: Places,
     embedded: Option<EmbeddedNats>,
     pid_file: Option<PidFile>,
 ) -> Result<(), NodeError> {
@@ -172,7 +171,7 @@ async fn drain(
     let shared = &control.shared;
     shared.table.close();
     stop_all(shared).await;
-    pool_task.close().await;
+    places.close().await;
     // Who was never announced does not take leave; and nothing is heard of a node after it has.
     if let Some(mut serving) = serving {
         serving.shutdown().await;

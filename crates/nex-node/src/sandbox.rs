@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nex_network::{Mode, Network, NetworkSettings};
 use nex_sandbox::microvm::firecracker::jail::JailSettings;
 use nex_sandbox::microvm::firecracker::model::{RateLimiter, TokenBucket};
 use nex_sandbox::microvm::firecracker::{Firecracker, FirecrackerError, FirecrackerSettings, release};
@@ -15,7 +16,7 @@ use nex_sandbox::pool::PoolTask;
 use nex_sandbox::{Backoff, Cgroups, MachineSandbox, Pool, PoolSettings, ProcessSandbox, ProcessSettings};
 use tracing::warn;
 
-use crate::config::{self, Config, Scratch, Vmm};
+use crate::config::{self, CNI_CONF, Config, NetworkKind, Scratch, Vmm};
 use crate::state::StateDir;
 use crate::{NodeError, host};
 
@@ -88,6 +89,62 @@ fn firecracker_problems(config: &Config) -> Vec<String> {
     problems
 }
 
+/// The pool of agents, and what their places share.
+pub(crate) struct Places {
+    task: PoolTask,
+    network: Option<Arc<Network>>,
+}
+
+impl Places {
+    /// Ends all agents that nobody took, and removes what was made for them.
+    pub(crate) async fn close(self) {
+        self.task.close().await;
+        // The sandbox had the other one.
+        if let Some(network) = self.network.and_then(Arc::into_inner) {
+            network.close().await;
+        }
+    }
+}
+
+/// The kind of network that machines get: what the configuration says, with `auto` decided.
+fn network_kind(config: &Config) -> NetworkKind {
+    match config.network {
+        NetworkKind::Auto => {
+            let cni = nex_network::cni_is_ready(&config.cni.plugins(), CNI_CONF.as_ref(), &config.cni.network_name);
+            if cni.is_ok() { NetworkKind::Cni } else { NetworkKind::Builtin }
+        }
+        kind => kind,
+    }
+}
+
+fn network(config: &Config, state: &StateDir) -> Result<Option<Arc<Network>>, NodeError> {
+    let mode = match network_kind(config) {
+        NetworkKind::None => return Ok(None),
+        NetworkKind::Cni => Mode::Cni {
+            bin_paths: config.cni.plugins(),
+            conf_dir: CNI_CONF.into(),
+            network_name: config.cni.network_name.clone(),
+            interface_name: config.cni.interface_name.clone(),
+        },
+        NetworkKind::Auto | NetworkKind::Builtin => Mode::Builtin { subnet: config.cni.subnet },
+    };
+    let network = Network::new(NetworkSettings {
+        journal_dir: state.path("network"),
+        mode,
+        egress: config.egress.clone(),
+        nameservers: config.cni.nameservers.clone(),
+    });
+    match network {
+        Ok(network) => Ok(Some(Arc::new(network))),
+        // Who asked for one gets one or an error. Functions need none.
+        Err(error) if config.network == NetworkKind::Auto => {
+            warn!(%error, "microVMs have no network: functions run, services reach nobody");
+            Ok(None)
+        }
+        Err(error) => Err(NodeError::Agents(error.to_string())),
+    }
+}
+
 fn absolute(path: PathBuf) -> Result<PathBuf, NodeError> {
     std::path::absolute(&path).map_err(|error| NodeError::Agents(format!("{}: {error}", path.display())))
 }
@@ -133,7 +190,7 @@ pub(crate) fn pool(
     state: &StateDir,
     deno: Option<PathBuf>,
     cgroups: Option<Arc<Cgroups>>,
-) -> Result<(Pool, PoolTask), NodeError> {
+) -> Result<(Pool, Places), NodeError> {
     let backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(30) };
     let settings = PoolSettings { size: config.machine_pool_size, parallel: PARALLEL, backoff };
     let log_filter = std::env::var("NEX_AGENT_LOG").unwrap_or_else(|_| "warn".to_owned());
@@ -149,8 +206,10 @@ pub(crate) fn pool(
             log_filter,
         })
         .map_err(failed)?;
-        return Ok(Pool::spawn(Arc::new(sandbox), settings));
+        let (pool, task) = Pool::spawn(Arc::new(sandbox), settings);
+        return Ok((pool, Places { task, network: None }));
     }
+    let network = network(config, state)?;
     let machines = MachineSettings {
         // The monitor runs in a folder of its own.
         kernel: absolute(config.kernel())?,
@@ -159,6 +218,7 @@ pub(crate) fn pool(
         memory_mib: config.machine_template.memsize_mib,
         vcpus: config.machine_template.vcpu_count,
         scratch: scratch(config),
+        network: network.clone(),
         rate_limiter: limiter(config),
         boot_arguments: config.boot_arguments.clone(),
         machines_dir: state.path("machines"),
@@ -167,7 +227,8 @@ pub(crate) fn pool(
         cgroups,
     };
     let sandbox = MachineSandbox::new(machines, machine_monitor(config, state)?).map_err(failed)?;
-    Ok(Pool::spawn(Arc::new(sandbox), settings))
+    let (pool, task) = Pool::spawn(Arc::new(sandbox), settings);
+    Ok((pool, Places { task, network }))
 }
 
 fn machine_monitor(config: &Config, state: &StateDir) -> Result<Monitor, NodeError> {

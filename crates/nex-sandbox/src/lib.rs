@@ -50,6 +50,9 @@ pub enum PrepareError {
         /// The last lines of its console.
         console: String,
     },
+    /// Its network could not be made.
+    #[error(transparent)]
+    Network(#[from] nex_network::NetworkError),
     /// Its monitor refused what it was told.
     #[error("Firecracker refused {request}: {fault}{}{help}", if help.is_empty() { "" } else { ". To mend it: " })]
     Refused {

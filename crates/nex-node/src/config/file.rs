@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nex_host_services::Settings;
+use nex_network::{EgressPolicy, EgressRule};
 use nex_protocol::{Environment, Location, Namespace, WorkloadName, WorkloadType, subject};
 use serde_json::Value;
 
@@ -139,20 +140,40 @@ fn machines(root: &mut Section<'_>, config: &mut Config) {
     set(&mut config.machine_template, template);
     let defaults = config.cni.clone();
     let cni = root.section("cni", |cni| {
+        let subnet: String = cni.take("subnet").unwrap_or_else(|| defaults.subnet.to_string());
         let mut network = Cni {
             bin_path: paths(cni.take("bin_path")).unwrap_or(defaults.bin_path),
             network_name: cni.take("network_name").unwrap_or(defaults.network_name),
             interface_name: cni.take("interface_name").unwrap_or(defaults.interface_name),
-            subnet: cni.take("subnet").unwrap_or_else(|| defaults.subnet.clone()),
-            nameservers: cni.take("nameservers").unwrap_or_default(),
+            subnet: defaults.subnet,
+            nameservers: Vec::new(),
         };
-        if !is_ipv4_network(&network.subnet) {
-            cni.problem("subnet", format!("'{}' is no IPv4 network such as 192.168.127.0/24", network.subnet));
-            network.subnet = defaults.subnet;
+        for server in cni.take::<Vec<String>>("nameservers").unwrap_or_default() {
+            match server.parse() {
+                Ok(address) => network.nameservers.push(address),
+                Err(_) => cni.problem("nameservers", format!("'{server}' is no IPv4 address")),
+            }
+        }
+        match subnet.parse() {
+            Ok(subnet) => network.subnet = subnet,
+            Err(error) => cni.problem("subnet", format!("{error}")),
         }
         network
     });
     set(&mut config.cni, cni);
+    match root.take::<String>("network").as_deref() {
+        None | Some("auto") => {}
+        Some("builtin") => config.network = NetworkKind::Builtin,
+        Some("cni") => config.network = NetworkKind::Cni,
+        Some("none") => config.network = NetworkKind::None,
+        Some(other) => root.problem("network", format!("'{other}' is none of \"auto\", \"builtin\", \"cni\", \"none\"")),
+    }
+    let egress = root.section("egress", |egress| EgressPolicy {
+        deny_all: egress.take("deny_all").unwrap_or_default(),
+        allow: egress_rules(egress, "allow"),
+        deny: egress_rules(egress, "deny"),
+    });
+    set(&mut config.egress, egress);
     config.rate_limiters = root.section("rate_limiters", |limiters| RateLimiters {
         bandwidth: limiters.section("bandwidth", bucket),
         iops: limiters.section("iops", bucket),
@@ -160,9 +181,15 @@ fn machines(root: &mut Section<'_>, config: &mut Config) {
     set(&mut config.no_sandbox, root.take("no_sandbox"));
 }
 
-fn is_ipv4_network(text: &str) -> bool {
-    let Some((address, prefix)) = text.split_once('/') else { return false };
-    address.parse::<std::net::Ipv4Addr>().is_ok() && prefix.parse::<u8>().is_ok_and(|bits| bits <= 32)
+fn egress_rules(section: &mut Section<'_>, key: &'static str) -> Vec<EgressRule> {
+    let mut rules = Vec::new();
+    for text in section.take::<Vec<String>>(key).unwrap_or_default() {
+        match text.parse::<EgressRule>() {
+            Ok(rule) => rules.push(rule),
+            Err(error) => section.problem(key, error.to_string()),
+        }
+    }
+    rules
 }
 
 fn bucket(section: &mut Section<'_>) -> TokenBucket {

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nex_network::{EgressPolicy, Ipv4Subnet};
 use nex_protocol::control::deploy::NatsConnection;
 use nex_protocol::subject::{ALWAYS_DENIED, TriggerSubject};
 use nex_protocol::{Environment, Location, Namespace, WorkloadName, WorkloadType};
@@ -73,8 +74,12 @@ pub struct Config {
     pub machine_pool_size: usize,
     /// Size of a microVM; its memory also bounds a function outside of one (`machine_template`).
     pub machine_template: MachineTemplate,
+    /// How the microVMs' networks are made (`network`, `auto`).
+    pub network: NetworkKind,
     /// Network of the microVMs (`cni`).
     pub cni: Cni,
+    /// Where microVMs may go (`egress`).
+    pub egress: EgressPolicy,
     /// Runs workloads as processes, without isolation (`no_sandbox`).
     pub no_sandbox: bool,
     /// What all workloads together may take (`node_limits`).
@@ -134,6 +139,19 @@ impl Vmm {
             Vmm::Qemu => "qemu",
         }
     }
+}
+
+/// How the microVMs' networks are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkKind {
+    /// By CNI where its plugins and the network's description are there, else built in.
+    Auto,
+    /// By the node itself.
+    Builtin,
+    /// By plugins of the Container Network Interface.
+    Cni,
+    /// They have none.
+    None,
 }
 
 /// The user ids that jailed machines get, one each; their group ids are the same numbers.
@@ -246,10 +264,27 @@ pub struct Cni {
     pub network_name: String,
     /// Interface inside the machine.
     pub interface_name: String,
-    /// Addresses to give out, CIDR.
-    pub subnet: String,
+    /// Addresses to give out.
+    pub subnet: Ipv4Subnet,
     /// DNS servers.
-    pub nameservers: Vec<String>,
+    pub nameservers: Vec<std::net::Ipv4Addr>,
+}
+
+/// Where networks are described for CNI.
+pub const CNI_CONF: &str = "/etc/cni/conf.d";
+
+/// Where CNI's plugins are by custom, and where Debian has them.
+const CNI_PLUGINS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
+
+impl Cni {
+    /// Folders of the plugins: as configured, else those where they are by custom, and the path.
+    pub fn plugins(&self) -> Vec<PathBuf> {
+        if !self.bin_path.is_empty() {
+            return self.bin_path.clone();
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        CNI_PLUGINS.iter().map(PathBuf::from).chain(std::env::split_paths(&path)).collect()
+    }
 }
 
 /// What all workloads together may take; 0 is no limit.
@@ -405,11 +440,13 @@ impl Default for Config {
             boot_timeout: Duration::from_secs(60),
             machine_pool_size: 1,
             machine_template: MachineTemplate { vcpu_count: 1, memsize_mib: 256 },
+            network: NetworkKind::Auto,
+            egress: EgressPolicy::default(),
             cni: Cni {
                 bin_path: Vec::new(),
                 network_name: "fcnet".to_owned(),
                 interface_name: "veth0".to_owned(),
-                subnet: "192.168.127.0/24".to_owned(),
+                subnet: Ipv4Subnet::DEFAULT,
                 nameservers: Vec::new(),
             },
             no_sandbox: false,

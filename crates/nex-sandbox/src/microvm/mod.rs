@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nex_link::over_socket;
+use nex_network::Network;
 use nex_protocol::link::VERSION;
 use nex_protocol::link::frame::MAX_LINK_FRAME;
 use nex_protocol::link::message::Welcome;
@@ -89,6 +90,8 @@ pub struct MachineSettings {
     pub vcpus: u64,
     /// Space for what the guest writes.
     pub scratch: ScratchSpace,
+    /// Networks for machines; without it they have none.
+    pub network: Option<Arc<Network>>,
     /// Limit of each drive and of each direction of the network.
     pub rate_limiter: Option<RateLimiter>,
     /// More words for the kernel.
@@ -166,7 +169,7 @@ impl MachineSandbox {
                     .spawn()
                     .map_err(system(format!("cannot start the machine monitor {}", qemu.program.display())))?;
                 console.follow(&id, &mut child);
-                noted(place.watch(child, None, lost.clone()))?;
+                noted(place.watch(child, lost.clone()))?;
                 let folder = Folder::open(folder).map_err(system("cannot open the machine's folder".into()))?;
                 Ok((folder.connect(qemu::LINK, in_time(), &lost).await?, lost))
             }
@@ -187,7 +190,16 @@ impl MachineSandbox {
         let folder = self.settings.machines_dir.join(&id);
         crate::process::make_dir(&folder).map_err(system(format!("cannot make {}", folder.display())))?;
         let mut place = MachinePlace::new(id.clone(), folder.clone(), self.settings.cgroups.clone());
-        let network: Option<Attached> = None;
+        let user = match &self.monitor {
+            Monitor::Firecracker(firecracker) => firecracker.user()?,
+            Monitor::Qemu(_) => None,
+        };
+        let owner = user.as_ref().map(|user| (user.id(), user.id()));
+        place.belongs_to(user);
+        if let Some(network) = &self.settings.network {
+            place.attach(network.slot(owner).await?);
+        }
+        let network = place.network();
         let mut console = Console::default();
         let ready = async {
             let (mut link, lost) = self.bring_up(&mut place, &mut console, &folder, network.as_ref()).await?;

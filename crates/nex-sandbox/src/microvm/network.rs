@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use nex_network::Slot;
 use nex_protocol::machine::GuestNetwork;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -16,6 +17,12 @@ pub(super) struct Attached {
     pub(super) tap: String,
     /// What the guest is told.
     pub(super) guest: GuestNetwork,
+}
+
+impl Attached {
+    pub(super) fn of(slot: &Slot) -> Self {
+        Self { namespace: slot.namespace().to_owned(), tap: slot.tap().to_owned(), guest: slot.guest().clone() }
+    }
 }
 
 /// Has a program start in a network namespace.

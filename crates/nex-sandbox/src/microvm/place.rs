@@ -1,15 +1,18 @@
-//! Where a machine lives: its monitor's process and its folder.
+//! Where a machine lives: its monitor's process, its network and its folder.
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nex_network::Slot;
 use rustix::process::{Signal, kill_process};
 use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::firecracker::User;
+use super::network::Attached;
 use crate::cgroup::{Cgroups, Resources};
 use crate::child::WatchedChild;
 use crate::{Place, process};
@@ -24,22 +27,40 @@ pub(super) struct MachinePlace {
     id: String,
     folder: PathBuf,
     monitor: WatchedChild,
-    /// Free for others once the place is gone.
+    /// Free for others once the monitor is gone.
     user: Option<User>,
+    network: Option<Slot>,
 }
 
 impl MachinePlace {
     pub(super) fn new(id: String, folder: PathBuf, cgroups: Option<Arc<Cgroups>>) -> Self {
-        Self { id: id.clone(), folder, monitor: WatchedChild::new(id, cgroups), user: None }
+        Self { id: id.clone(), folder, monitor: WatchedChild::new(id, cgroups), user: None, network: None }
     }
 
     pub(super) fn id(&self) -> &str {
         &self.id
     }
 
-    /// Reaps the monitor and tells when it is gone; notes its id for a later life of the node.
-    pub(super) fn watch(&mut self, monitor: Child, user: Option<User>, lost: CancellationToken) -> std::io::Result<()> {
+    /// The user that its monitor will run as.
+    pub(super) fn belongs_to(&mut self, user: Option<User>) {
         self.user = user;
+    }
+
+    pub(super) fn user(&self) -> Option<u32> {
+        self.user.as_ref().map(User::id)
+    }
+
+    /// Gives it a network, which goes with it.
+    pub(super) fn attach(&mut self, slot: Slot) {
+        self.network = Some(slot);
+    }
+
+    pub(super) fn network(&self) -> Option<Attached> {
+        self.network.as_ref().map(Attached::of)
+    }
+
+    /// Reaps the monitor and tells when it is gone; notes its id for a later life of the node.
+    pub(super) fn watch(&mut self, monitor: Child, lost: CancellationToken) -> std::io::Result<()> {
         let pid = monitor.id().unwrap_or_default();
         self.monitor.watch(monitor, lost);
         note(&self.folder, pid)
@@ -75,6 +96,11 @@ impl Place for MachinePlace {
             self.monitor.ends_within(END_GRACE).await;
             self.kill();
             self.monitor.reaped().await;
+            if let Some(slot) = self.network.take()
+                && let Err(error) = slot.release().await
+            {
+                warn!(machine = self.id, %error, "the network of a machine stays until the next start");
+            }
         })
     }
 }

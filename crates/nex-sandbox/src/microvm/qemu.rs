@@ -204,6 +204,7 @@ mod tests {
             memory_mib: 256,
             vcpus: 2,
             scratch: ScratchSpace::Memory { mib: 64 },
+            network: None,
             rate_limiter: None,
             boot_arguments: "noxsave".into(),
             machines_dir: "/m".into(),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use nex_node::config::{Config, Scratch, Vmm};
+use nex_node::config::{CNI_CONF, Config, NetworkKind, Scratch, Vmm};
 use nex_node::state::StateDir;
 use nex_preflight::{Cni, GuestPrograms, Machines, Monitor, Network, Program, Wanted};
 use nex_protocol::WorkloadType;
@@ -12,15 +12,6 @@ use crate::commands::rootfs;
 
 /// Where programs go that no configuration has a place for.
 const PROGRAMS: &str = "/usr/local/bin";
-
-/// Where network plugins are by custom.
-const CNI_PLUGINS: &str = "/opt/cni/bin";
-
-/// Where Debian has them.
-const CNI_PLUGINS_DEBIAN: &str = "/usr/lib/cni";
-
-/// Where networks are described.
-const CNI_CONF: &str = "/etc/cni/conf.d";
 
 /// Folder for kernel, root image and programs that a new configuration names.
 pub(super) fn resources() -> PathBuf {
@@ -75,26 +66,25 @@ fn machines(config: &Config, nameservers: &[IpAddr]) -> Machines {
             Some(Scratch::Drive(mib)) => mib,
             _ => 0,
         },
-        // QEMU's machines have no network.
-        network: if config.vmm == Vmm::Qemu { Network::None } else { Network::Auto(cni(config, nameservers)) },
+        network: match config.network {
+            NetworkKind::Auto => Network::Auto(cni(config, nameservers)),
+            NetworkKind::Builtin => Network::Builtin,
+            NetworkKind::Cni => Network::Cni(cni(config, nameservers)),
+            NetworkKind::None => Network::None,
+        },
     }
 }
 
 fn cni(config: &Config, nameservers: &[IpAddr]) -> Cni {
-    let folders = &config.cni.bin_path;
-    let search = if folders.is_empty() {
-        [CNI_PLUGINS, CNI_PLUGINS_DEBIAN].map(PathBuf::from).into_iter().chain(path()).collect()
-    } else {
-        folders.clone()
-    };
     let given = nameservers.iter().map(ToString::to_string);
+    let configured = config.cni.nameservers.iter().map(ToString::to_string);
     Cni {
-        search,
-        install_dir: folders.first().cloned().unwrap_or_else(|| CNI_PLUGINS.into()),
+        search: config.cni.plugins(),
+        install_dir: config.cni.plugins().into_iter().next().unwrap_or_default(),
         conf_dir: CNI_CONF.into(),
         network_name: config.cni.network_name.clone(),
-        subnet: config.cni.subnet.clone(),
-        nameservers: if nameservers.is_empty() { config.cni.nameservers.clone() } else { given.collect() },
+        subnet: config.cni.subnet.to_string(),
+        nameservers: if nameservers.is_empty() { configured.collect() } else { given.collect() },
     }
 }
 

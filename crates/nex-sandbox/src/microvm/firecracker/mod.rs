@@ -160,28 +160,33 @@ impl Firecracker {
         Ok(Self { program, release, jail, snapshots: settings.snapshots.map(Snapshots::open) })
     }
 
+    /// A user for another machine; none without a jail.
+    pub(super) fn user(&self) -> Result<Option<User>, PrepareError> {
+        let none_left = || PrepareError::System {
+            what: "cannot jail another machine".into(),
+            source: io::Error::other("all user ids for machines are taken: raise jailer_users.count"),
+        };
+        self.jail.as_ref().map(|(_, users)| users.take().ok_or_else(none_left)).transpose()
+    }
+
     /// Starts a monitor for a machine with this folder.
     pub(super) async fn start(
         &self,
         settings: &MachineSettings,
         id: &str,
         folder: &Path,
+        user: Option<u32>,
         network: Option<&Attached>,
         until: Instant,
-    ) -> Result<(Child, Option<User>, Machine), PrepareError> {
+    ) -> Result<(Child, Machine), PrepareError> {
         let system = |what: &str| {
             let what = what.to_owned();
             move |source| PrepareError::System { what, source }
         };
-        let none_left = || PrepareError::System {
-            what: "cannot jail another machine".into(),
-            source: io::Error::other("all user ids for machines are taken: raise jailer_users"),
-        };
-        let user = self.jail.as_ref().map(|(_, users)| users.take().ok_or_else(none_left)).transpose()?;
         // Where the jailer makes the root of this machine.
         let name = self.program.file_name().unwrap_or_default();
         let root = folder.join(name).join(id).join("root");
-        let root = Root::make(root, user.as_ref().map(User::id)).map_err(system("cannot make the machine's root"))?;
+        let root = Root::make(root, user).map_err(system("cannot make the machine's root"))?;
         let tap = network.map(|network| network.tap.clone());
         let key =
             Key::of(settings, &self.release, tap.as_deref()).map_err(system("cannot look at kernel and image"))?;
@@ -191,12 +196,12 @@ impl Firecracker {
         };
         let snapshot = if let Plan::Restore(folder) = &plan { Some(folder.as_path()) } else { None };
         fill(&root, settings, snapshot).map_err(system("cannot fill the machine's root"))?;
-        let mut command = self.command(id, folder, &root, user.as_ref(), network);
+        let mut command = self.command(id, folder, &root, user, network);
         let child = command.spawn().map_err(|source| {
             let program = self.jail.as_ref().map_or(&self.program, |(jailer, _)| jailer);
             PrepareError::System { what: format!("cannot start {}", program.display()), source }
         })?;
-        Ok((child, user, Machine { id: id.to_owned(), root, key, plan, tap }))
+        Ok((child, Machine { id: id.to_owned(), root, key, plan, tap }))
     }
 
     fn command(
@@ -204,7 +209,7 @@ impl Firecracker {
         id: &str,
         folder: &Path,
         root: &Root,
-        user: Option<&User>,
+        user: Option<u32>,
         network: Option<&Attached>,
     ) -> Command {
         let namespace = network.map(|network| network.namespace.clone());
@@ -212,7 +217,7 @@ impl Firecracker {
             (Some((jailer, _)), Some(user)) => {
                 let mut command = Command::new(jailer);
                 command.args(["--id", id]).arg("--exec-file").arg(&self.program);
-                command.args(["--uid", &user.id().to_string(), "--gid", &user.id().to_string()]);
+                command.args(["--uid", &user.to_string(), "--gid", &user.to_string()]);
                 command.arg("--chroot-base-dir").arg(folder);
                 if let Some(namespace) = &namespace {
                     command.arg("--netns").arg(namespace);
