@@ -4,9 +4,9 @@
 //! host                            | namespace
 //! nx<tag>-<n>  192.168.127.0/31 ==== uplink 192.168.127.1/31    tap0 192.0.0.1/30 --- guest 192.0.0.2
 //! ```
-//! What is inside is the same in every slot, hardware addresses included, so that a guest that was snapshotted in one goes
-//! on in another. The inner network is of the block for translators between networks (RFC 7335), which nobody reaches
-//! anything at: whatever a guest is to reach, its own network is not in the way.
+//! What is inside is the same in every slot, hardware addresses included, so that a guest that was snapshotted in one
+//! goes on in another. The inner network is of the block for translators between networks (RFC 7335), which nobody
+//! reaches anything at: whatever a guest is to reach, its own network is not in the way.
 
 use std::fs::File;
 use std::io;

@@ -156,11 +156,10 @@ fn larger(subnet: &Ipv4Subnet) -> String {
 fn remedy(plugin: &str) -> &'static str {
     match plugin {
         "tc-redirect-tap" => {
-            "build it from its source (go install github.com/awslabs/tc-redirect-tap/cmd/tc-redirect-tap@latest) and name \
-             its folder in cni.bin_path"
+            "build it from its source (github.com/awslabs/tc-redirect-tap, with Go) and name its folder in cni.bin_path"
         }
         _ => {
-            "install it (Debian and Ubuntu: apt-get install containernetworking-plugins), name its folder in cni.bin_path"
+            "install it (Debian, Ubuntu: apt-get install containernetworking-plugins) and name its folder in cni.bin_path"
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The rules that are given to nft: in the namespace of a slot, and on the host.
 //!
-//! In the namespace: what the guest sends must bear its own addresses, goes where the policy lets it, and leaves with the
-//! slot's address, so that guests may be alike inside. On the host: the same policy once more for everything that comes
-//! from our links, because whoever breaks out of a VMM is in the namespace, not on the host; and what only the host knows,
-//! which addresses are its own. Rules of the host speak of our links alone: all else passes them by.
+//! In the namespace: what the guest sends must bear its own addresses, goes where the policy lets it, and leaves with
+//! the slot's address, so that guests may be alike inside. On the host: the same policy once more for everything that
+//! comes from our links, because whoever breaks out of a VMM is in the namespace, not on the host; and what only the
+//! host knows, which addresses are its own. Rules of the host speak of our links alone: all else passes them by.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -105,16 +105,17 @@ table inet nex {{
                 String::new(),
             ),
         };
-        let mut sets = String::new();
-        match self.subnet {
+        let mut sets = match self.subnet {
             Some(subnet) => {
-                let _ = writeln!(sets, "  set {SUBNET} {{ type ipv4_addr; flags interval; elements = {{ {subnet} }}; }}");
+                format!("  set {SUBNET} {{ type ipv4_addr; flags interval; elements = {{ {subnet} }}; }}\n")
             }
-            None => sets.push_str(
-                "  set links { type ifname; }\n  set guests { type ifname . ipv4_addr; }\n  set gateways { type ifname . \
-                 ipv4_addr; }\n",
-            ),
-        }
+            None => concat!(
+                "  set links { type ifname; }\n",
+                "  set guests { type ifname . ipv4_addr; }\n",
+                "  set gateways { type ifname . ipv4_addr; }\n"
+            )
+            .to_owned(),
+        };
         if forwarding_was_off {
             let _ = writeln!(sets, "  set {FORWARDING_WAS_OFF} {{ type ipv4_addr; }}");
         }

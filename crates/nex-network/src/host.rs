@@ -1,7 +1,8 @@
 //! What all slots of a node share on the host: its table of rules, and that the host passes packets on.
 //!
-//! States: made (by [`Host::make`]) and removed (when dropped, with the last slot). Whoever leaves last among the nodes of
-//! a host turns passing on off again, if it was off before the first of them came; each node's table says whether it was.
+//! States: made (by [`Host::make`]) and removed (when dropped, with the last slot). Whoever leaves last among the
+//! nodes of a host turns passing on off again, if it was off before the first of them came; each node's table says
+//! whether it was.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -152,7 +153,8 @@ fn routing() -> Result<(Vec<Route>, Vec<Link>), NetworkError> {
     read().map_err(NetworkError::system::<std::io::Error>("read the host's routes"))
 }
 
-/// Rules of the host that refuse what guests send, though we let it through: their names, as a person would look for them.
+/// Rules of the host that refuse what guests send, though we let it through: their names, as a person would look for
+/// them.
 ///
 /// # Errors
 /// When nft does not list them.

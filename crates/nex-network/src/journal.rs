@@ -1,8 +1,8 @@
 //! What a node has made on its host, written down before it is made.
 //!
-//! One file for each slot (`slot-3.json`) and one for what all slots share (`host.json`), in a folder that one process at a
-//! time may use. A record names no links or paths: those follow from the tag of the folder and the slot's number, so that
-//! a record that is damaged, or was copied from another state directory, can remove nobody else's.
+//! One file for each slot (`slot-3.json`) and one for what all slots share (`host.json`), in a folder that one process
+//! at a time may use. A record names no links or paths: those follow from the tag of the folder and the slot's number,
+//! so that a record that is damaged, or was copied from another state directory, can remove nobody else's.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -74,8 +74,8 @@ impl Journal {
         &self.tag
     }
 
-    /// The slots that are written down, with what is known of each. A record of other state directories is left alone, and
-    /// what cannot be read as well: its number has no record.
+    /// The slots that are written down, with what is known of each. A record of other state directories is left alone,
+    /// and what cannot be read as well: its number has no record.
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -101,8 +101,8 @@ impl Journal {
     /// # Errors
     /// When it cannot be written.
     pub(crate) fn write_slot(&self, number: u32, cni: Option<Attachment>) -> Result<(), NetworkError> {
-        // What plugins keep outlives the host's next start, and so must what is known of it. Else it need not reach the
-        // disk: a host that starts anew has no namespace left.
+        // What plugins keep outlives the host's next start, and so must what is known of it. Else it need not reach
+        // the disk: a host that starts anew has no namespace left.
         let lasting = cni.is_some();
         self.write(&self.slot_path(number), &SlotRecord { tag: self.tag.clone(), cni }, lasting)
     }

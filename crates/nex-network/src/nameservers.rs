@@ -1,7 +1,7 @@
 //! The nameservers that a guest can ask when the configuration names none: those that the host really asks.
 //!
-//! A host with a resolver of its own (systemd-resolved, dnsmasq) names a loopback address in `resolv.conf`, which means the
-//! guest itself inside a guest. Where such a resolver writes down whom it asks in turn, that is taken.
+//! A host with a resolver of its own (systemd-resolved, dnsmasq) names a loopback address in `resolv.conf`, which
+//! means the guest itself inside a guest. Where such a resolver writes down whom it asks in turn, that is taken.
 
 use std::fs;
 use std::net::Ipv4Addr;

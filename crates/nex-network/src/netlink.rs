@@ -1,5 +1,5 @@
-//! Links, addresses and routes, by rtnetlink. A socket belongs to the network namespace in which it was opened, whatever
-//! becomes of the thread that opened it.
+//! Links, addresses and routes, by rtnetlink. A socket belongs to the network namespace in which it was opened,
+//! whatever becomes of the thread that opened it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};

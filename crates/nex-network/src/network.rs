@@ -1,7 +1,7 @@
 //! All networks of a node: what they have in common, which numbers are free, and the making and removing of each.
 //!
-//! A number is free, taken (written down, being made, or owned by a [`Slot`]), and free again only when nothing is left of
-//! it. The order is always the same: written down, made; removed, struck out.
+//! A number is free, taken (written down, being made, or owned by a [`Slot`]), and free again only when nothing is
+//! left of it. The order is always the same: written down, made; removed, struck out.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -61,8 +61,8 @@ struct Numbers {
 }
 
 impl Network {
-    /// Looks whether networks can be made here, removes what the journal names, and makes what slots share. Blocks, for
-    /// tenths of a second when there is much to remove.
+    /// Looks whether networks can be made here, removes what the journal names, and makes what slots share. Blocks,
+    /// for tenths of a second when there is much to remove.
     ///
     /// # Errors
     /// When something is missing or in the way, with what to do about it.
@@ -70,7 +70,7 @@ impl Network {
         may_make_networks()?;
         let nft = Arc::new(Nft::find()?);
         let journal = Arc::new(Journal::open(&settings.journal_dir)?);
-        let taken = reclaim(&journal);
+        let taken = reclaim(&journal)?;
         let (maker, subnet, limit) = match settings.mode {
             Mode::Builtin { subnet } => {
                 is_suitable(subnet)?;
@@ -137,7 +137,7 @@ impl Shared {
             }
             Err(error) => {
                 if let Err(error) = shared.unmake(number) {
-                    warn!(number, %error, "a network that was made in part cannot be removed; the next start tries again");
+                    warn!(number, %error, "a network made in part cannot be removed; the node's next start tries again");
                 }
                 Err(error)
             }
@@ -197,7 +197,8 @@ impl Shared {
     pub(crate) fn leave(shared: Arc<Self>, number: u32) {
         let leaving = Leaving::new(shared);
         let leave = move || {
-            if let Err(error) = leaving.0.unmake(number) {
+            let removed = leaving.shared.as_ref().map_or(Ok(()), |shared| shared.unmake(number));
+            if let Err(error) = removed {
                 warn!(number, %error, "the network of a microVM cannot be removed; the node's next start tries again");
             }
         };
@@ -225,18 +226,24 @@ impl Shared {
 }
 
 /// A removal that nobody waits for but [`Network::close`].
-struct Leaving(Arc<Shared>);
+struct Leaving {
+    shared: Option<Arc<Shared>>,
+    count: watch::Sender<usize>,
+}
 
 impl Leaving {
     fn new(shared: Arc<Shared>) -> Self {
-        shared.leaving.send_modify(|leaving| *leaving = leaving.saturating_add(1));
-        Self(shared)
+        let count = shared.leaving.clone();
+        count.send_modify(|leaving| *leaving = leaving.saturating_add(1));
+        Self { shared: Some(shared), count }
     }
 }
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        self.0.leaving.send_modify(|leaving| *leaving = leaving.saturating_sub(1));
+        // First, as it may be the last to have it: what is shared is removed then, and that is waited for too.
+        drop(self.shared.take());
+        self.count.send_modify(|leaving| *leaving = leaving.saturating_sub(1));
     }
 }
 
@@ -268,9 +275,9 @@ fn unmake(journal: &Journal, number: u32, cni: Option<&Attachment>) -> Result<()
 }
 
 /// Removes all slots that a process before this one has left. Those that cannot be removed stay taken.
-fn reclaim(journal: &Journal) -> BTreeSet<u32> {
+fn reclaim(journal: &Journal) -> Result<BTreeSet<u32>, NetworkError> {
     let mut left = BTreeSet::new();
-    for (number, record) in journal.slots().unwrap_or_default() {
+    for (number, record) in journal.slots()? {
         let Some(record) = record else {
             left.insert(number);
             continue;
@@ -281,7 +288,7 @@ fn reclaim(journal: &Journal) -> BTreeSet<u32> {
             left.insert(number);
         }
     }
-    left
+    Ok(left)
 }
 
 fn may_make_networks() -> Result<(), NetworkError> {

@@ -1,6 +1,7 @@
 //! A program that is run to its end: given its input, heard out, ended when it takes too long.
 //!
-//! Its input and output are files in memory, so that neither side ever waits for the other, whatever it leaves running.
+//! Its input and output are files in memory, so that neither side ever waits for the other, whatever it leaves
+//! running.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -36,7 +37,8 @@ pub(crate) fn run(mut command: Command, input: &[u8], within: Duration) -> io::R
     stdin.write_all(input)?;
     stdin.rewind()?;
     command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout.try_clone()?)).stderr(Stdio::from(stderr.try_clone()?));
-    // A group of its own: what a terminal sends to the node's does not reach it, and it can be ended with its children.
+    // A group of its own: what a terminal sends to the node's does not reach it, and it can be ended with its
+    // children.
     let mut child = command.process_group(0).spawn()?;
     let pid = Pid::from_child(&child);
     let ended = pidfd_open(pid, PidfdFlags::empty()).and_then(|fd| {

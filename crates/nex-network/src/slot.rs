@@ -1,14 +1,16 @@
 //! One network: owned, and removed when it is released or dropped.
 
+use std::io;
 use std::mem;
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
 use crate::network::Shared;
-use crate::{GuestNetwork, NetworkError};
+use crate::{GuestNetwork, NetworkError, namespace, tap};
 
 /// The network of one microVM. Its VMM must have ended before it is released.
 #[derive(Debug)]
@@ -41,6 +43,15 @@ impl Slot {
     /// The tap in the namespace, the guest's device.
     pub fn tap(&self) -> &str {
         &self.tap
+    }
+
+    /// Opens the tap, for a VMM that is given a descriptor. It runs wherever it likes then.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, or somebody has the tap open.
+    pub fn open_tap(&self) -> Result<OwnedFd, NetworkError> {
+        let failed = || NetworkError::system::<io::Error>(format!("open the tap {} of a microVM", self.tap));
+        namespace::within(&self.namespace, || tap::open(&self.tap).map(OwnedFd::from).map_err(failed()))
     }
 
     /// What the guest has to set up.

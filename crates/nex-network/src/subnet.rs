@@ -1,6 +1,7 @@
 //! An IPv4 network, and the pairs of addresses that slots take of it.
 //!
-//! Each slot takes a /31 (RFC 3021): the even address is the host's end of the slot's link, the odd one the namespace's.
+//! Each slot takes a /31 (RFC 3021): the even address is the host's end of the slot's link, the odd one the
+//! namespace's.
 
 use std::fmt;
 use std::net::Ipv4Addr;

@@ -1,8 +1,8 @@
 //! A slot that CNI plugins make: a namespace is given to them, and they put link, address and tap into it.
 //!
-//! The tap of `tc-redirect-tap` is joined to the link below IP: no rule of the namespace sees its packets. So the policy
-//! is enforced where they come out, at the host's end of the link, which has to be a link of this slot alone. That is why
-//! the first plugin must be `ptp`.
+//! The tap of `tc-redirect-tap` is joined to the link below IP: no rule of the namespace sees its packets, one at the
+//! link's egress hook neither. So the policy is enforced where they come out, at the host's end of the link, which has
+//! to be a link of this slot alone. That is why the first plugin must be `ptp`.
 
 mod conflist;
 mod plugin;

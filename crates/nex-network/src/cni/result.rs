@@ -1,6 +1,6 @@
-//! What plugins say they made, read as `tc-redirect-tap` writes it: the tap is the link whose sandbox is the namespace; the
-//! guest's device is one more link of the same name, which does not exist, whose sandbox is the container's id; the guest's
-//! address belongs to that one. The link that has no sandbox is the host's end.
+//! What plugins say they made, read as `tc-redirect-tap` writes it: the tap is the link whose sandbox is the
+//! namespace; the guest's device is one more link of the same name, which does not exist, whose sandbox is the
+//! container's id; the guest's address belongs to that one. The link that has no sandbox is the host's end.
 
 use std::net::Ipv4Addr;
 use std::path::Path;

@@ -13,8 +13,8 @@ pub(super) const METADATA: [Ipv4Addr; 5] = [
     Ipv4Addr::new(192, 0, 0, 192),
 ];
 
-/// Networks that are not public: unspecified, private, shared, loopback, link-local, reserved, documentation, multicast,
-/// broadcast. They do not overlap, which a set of nft demands.
+/// Networks that are not public: unspecified, private, shared, loopback, link-local, reserved, documentation,
+/// multicast, broadcast. They do not overlap, which a set of nft demands.
 pub(super) const NOT_PUBLIC: [Ipv4Subnet; 15] = [
     Ipv4Subnet::constant([0, 0, 0, 0], 8),
     Ipv4Subnet::constant([10, 0, 0, 0], 8),

@@ -1,9 +1,9 @@
 //! Where guests may go, in the words of nft.
 //!
-//! Order of judgement: other guests are refused, then what is denied; nameservers and what a rule names by its one address
-//! are let through; metadata services are refused; what a rule opens by its network is let through; what is not public is
-//! refused; the rest passes, unless only what is allowed may. [`EgressPolicy`] writes the chains that say so, once for
-//! every place that enforces them; it neither knows nor touches a host.
+//! Order of judgement: other guests are refused, then what is denied; nameservers and what a rule names by its one
+//! address are let through; metadata services are refused; what a rule opens by its network is let through; what is
+//! not public is refused; the rest passes, unless only what is allowed may. [`EgressPolicy`] writes the chains that
+//! say so, once for every place that enforces them; it neither knows nor touches a host.
 
 mod address;
 mod rule;
@@ -42,8 +42,8 @@ impl EgressPolicy {
         rules.iter().filter(|rule| rule.target() == Target::Host).map(EgressRule::port)
     }
 
-    /// Statements for packets to the host, which `to_host` matches: what is done to those that a rule denies, and to those
-    /// that one allows.
+    /// Statements for packets to the host, which `to_host` matches: what is done to those that a rule denies, and to
+    /// those that one allows.
     pub(crate) fn host_statements(&self, to_host: &str, denied: &str, allowed: &str) -> String {
         let mut text = String::new();
         for (rules, verdict) in [(&self.deny, denied), (&self.allow, allowed)] {
@@ -54,8 +54,8 @@ impl EgressPolicy {
         text
     }
 
-    /// Statements for packets that are addressed to one of the host's own addresses other than the gateway's. None passes
-    /// but what is named by its one address: a rule on a network does not mean the host in it.
+    /// Statements for packets that are addressed to one of the host's own addresses other than the gateway's. None
+    /// passes but what is named by its one address: a rule on a network does not mean the host in it.
     pub(crate) fn local_statements(&self, nameservers: &[Ipv4Addr]) -> String {
         let mut text = String::new();
         statements(&mut text, self.deny.iter(), REFUSE);
