@@ -97,7 +97,8 @@ fn machines(world: &World) -> usize {
 
 async fn told(node: &NexNode, words: &str) -> Result<String> {
     let found = node.log().find(|line| line.contains(words).then(|| line.to_owned()));
-    let found = tokio::time::timeout(PATIENCE, found).await.with_context(|| format!("{words}: {}", node.log().tail(30)))?;
+    let found =
+        tokio::time::timeout(PATIENCE, found).await.with_context(|| format!("{words}: {}", node.log().tail(30)))?;
     found.with_context(|| format!("{words}: {}", node.log().tail(30)))
 }
 
@@ -223,8 +224,10 @@ async fn twenty_machines_of_a_killed_node_are_found_and_ended_by_the_next() -> R
 /// Monitors of the node's machines.
 fn monitors(world: &World) -> Vec<u32> {
     let is_monitor = |pid: &u32| {
-        fs::read(format!("/proc/{pid}/cmdline"))
-            .is_ok_and(|line| line.windows(20).any(|part| part == b"firecracker-stand-in") && line.windows(10).any(|part| part == b"--api-sock"))
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+            line.windows(20).any(|part| part == b"firecracker-stand-in")
+                && line.windows(10).any(|part| part == b"--api-sock")
+        })
     };
     descendants(world.node.process().pid()).into_iter().filter(is_monitor).collect()
 }

@@ -29,6 +29,7 @@ use crate::control::{self, Control};
 use crate::embedded::EmbeddedNats;
 use crate::lame_duck::LameDuck;
 use crate::publisher::Publisher;
+use crate::sandbox::Places;
 use crate::state::StateDir;
 use crate::workload::Record;
 use crate::workload::actor::{self, Shared};

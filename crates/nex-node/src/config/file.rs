@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::reader::{Report, Section};
 use super::{
     AutostartWorkload, Cni, Config, ConfigErrors, HostServices, JailerUsers, Loaded, MachineTemplate, NAMESPACE,
-    NodeLimits, PublicNatsServer, RateLimiters, Scratch, TokenBucket, Vmm, WorkloadCaps, host_services,
+    NetworkKind, NodeLimits, PublicNatsServer, RateLimiters, Scratch, TokenBucket, Vmm, WorkloadCaps, host_services,
 };
 
 /// Keys of Go Nex that have no effect here, and why.
@@ -166,7 +166,9 @@ fn machines(root: &mut Section<'_>, config: &mut Config) {
         Some("builtin") => config.network = NetworkKind::Builtin,
         Some("cni") => config.network = NetworkKind::Cni,
         Some("none") => config.network = NetworkKind::None,
-        Some(other) => root.problem("network", format!("'{other}' is none of \"auto\", \"builtin\", \"cni\", \"none\"")),
+        Some(other) => {
+            root.problem("network", format!("'{other}' is none of \"auto\", \"builtin\", \"cni\", \"none\""))
+        }
     }
     let egress = root.section("egress", |egress| EgressPolicy {
         deny_all: egress.take("deny_all").unwrap_or_default(),

@@ -174,10 +174,10 @@ impl MachineSandbox {
                 Ok((folder.connect(qemu::LINK, in_time(), &lost).await?, lost))
             }
             Monitor::Firecracker(firecracker) => {
-                let (mut child, user, machine) =
-                    firecracker.start(&self.settings, &id, folder, network, in_time()).await?;
+                let start = firecracker.start(&self.settings, &id, folder, place.user(), network, in_time());
+                let (mut child, machine) = start.await?;
                 console.follow(&id, &mut child);
-                noted(place.watch(child, user, lost.clone()))?;
+                noted(place.watch(child, lost.clone()))?;
                 Ok((firecracker.bring_up(&self.settings, machine, in_time(), &lost).await?, lost))
             }
         }

@@ -47,7 +47,12 @@ fn machines(config: &Config, nameservers: &[IpAddr]) -> Machines {
     let guest = |name: &str| rootfs::given_or_beside(None, name, "--agent").ok();
     let monitor = match config.vmm {
         Vmm::Firecracker => Monitor::Firecracker {
-            firecracker: program(config, "firecracker", "firecracker_path", named(config.firecracker_path.as_ref(), "NEX_FIRECRACKER")),
+            firecracker: program(
+                config,
+                "firecracker",
+                "firecracker_path",
+                named(config.firecracker_path.as_ref(), "NEX_FIRECRACKER"),
+            ),
             jailer: program(config, "jailer", "jailer_path", named(config.jailer_path.as_ref(), "NEX_JAILER")),
         },
         Vmm::Qemu => {

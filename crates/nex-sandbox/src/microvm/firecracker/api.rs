@@ -72,7 +72,7 @@ impl Api {
             let status = answer.status();
             let body =
                 Limited::new(answer.into_body(), LARGEST).collect().await.map_err(|error| lost(&what, &error))?;
-            Ok((status, body.to_bytes()))
+            Ok::<_, PrepareError>((status, body.to_bytes()))
         };
         let (status, body) = match timeout_at(self.until, answered).await {
             Ok(answer) => answer?,

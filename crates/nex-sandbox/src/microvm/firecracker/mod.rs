@@ -204,14 +204,7 @@ impl Firecracker {
         Ok((child, Machine { id: id.to_owned(), root, key, plan, tap }))
     }
 
-    fn command(
-        &self,
-        id: &str,
-        folder: &Path,
-        root: &Root,
-        user: Option<u32>,
-        network: Option<&Attached>,
-    ) -> Command {
+    fn command(&self, id: &str, folder: &Path, root: &Root, user: Option<u32>, network: Option<&Attached>) -> Command {
         let namespace = network.map(|network| network.namespace.clone());
         let mut command = match (&self.jail, user) {
             (Some((jailer, _)), Some(user)) => {
