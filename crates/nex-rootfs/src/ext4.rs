@@ -38,9 +38,7 @@ pub(crate) fn make(tree: &Tree, image: &Path, size_mib: Option<u64>) -> Result<(
         .arg("-d")
         .arg(tree.root())
         .arg(image)
-        .arg(format!("{size}M"))
-        .env("E2FSPROGS_FAKE_TIME", "1")
-        .env("SOURCE_DATE_EPOCH", "1");
+        .arg(format!("{size}M"));
     run("mke2fs", &mut make)?;
     settle(tree, image)
 }
@@ -121,6 +119,8 @@ pub fn contents(image: &Path) -> Result<Contents, RootfsError> {
 }
 
 fn run(tool: &'static str, command: &mut Command) -> Result<Output, RootfsError> {
+    // When an image was last written is in it, too.
+    command.env("E2FSPROGS_FAKE_TIME", "1").env("SOURCE_DATE_EPOCH", "1");
     let output = command.stdin(Stdio::null()).output();
     // Where root's programs are not on the path.
     let output = match output {
