@@ -51,7 +51,7 @@ impl Linked {
             if tag == 0 {
                 break;
             }
-            if tag == u64::from(elf::DT_NEEDED.0.unsigned_abs()) {
+            if tag == elf::DT_NEEDED.0.unsigned_abs() {
                 needed.push(text(strings, value)?);
             }
         }

@@ -96,12 +96,10 @@ fn settle(tree: &Tree, image: &Path) -> Result<(), RootfsError> {
     fs::write(&script, commands).map_err(file("cannot write", &script))?;
     let mut debugfs = Command::new("debugfs");
     let output = run("debugfs", debugfs.arg("-w").arg("-f").arg(&script).arg(image))?;
-    // The tool ends well whatever becomes of its commands; what it complains of it writes beside its version.
-    let complaint =
-        String::from_utf8_lossy(&output.stderr).lines().find(|line| !line.starts_with("debugfs ")).map(str::to_owned);
-    match complaint {
-        Some(reason) => Err(RootfsError::ToolFailed { tool: "debugfs", reason }),
-        None => Ok(()),
+    // The tool ends well whatever becomes of its commands.
+    match first_complaint(&output.stderr) {
+        complaint if complaint.is_empty() => Ok(()),
+        reason => Err(RootfsError::ToolFailed { tool: "debugfs", reason }),
     }
 }
 
@@ -115,7 +113,7 @@ pub fn contents(image: &Path) -> Result<Contents, RootfsError> {
     let mut debugfs = Command::new("debugfs");
     let output = run("debugfs", debugfs.arg("-R").arg(format!("cat /{CONTENTS}")).arg(image))?;
     serde_json::from_slice(&output.stdout)
-        .map_err(|_| not_ours(format!("it has no /{CONTENTS} ({})", last_line(&output.stderr))))
+        .map_err(|_| not_ours(format!("it has no /{CONTENTS} ({})", first_complaint(&output.stderr))))
 }
 
 fn run(tool: &'static str, command: &mut Command) -> Result<Output, RootfsError> {
@@ -137,6 +135,12 @@ fn run(tool: &'static str, command: &mut Command) -> Result<Output, RootfsError>
         return Err(RootfsError::ToolFailed { tool, reason: last_line(&output.stderr) });
     }
     Ok(output)
+}
+
+/// What debugfs complains of first; it writes its version beside it.
+fn first_complaint(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.lines().find(|line| !line.starts_with("debugfs ")).unwrap_or_default().to_owned()
 }
 
 fn last_line(text: &[u8]) -> String {

@@ -16,12 +16,15 @@ use support::{INDEX, Image, Layer, MANIFEST, Packing, build, content, recipe, sh
 /// An answer: status, headers, body.
 type Answer = (u16, Vec<(String, String)>, Vec<u8>);
 
+/// A request: path and authorization.
+type Asked = (String, Option<String>);
+
 /// A server that answers each path as it was told, and notes who asked with what authorization.
 #[derive(Clone)]
 struct Server {
     address: SocketAddr,
     answers: Arc<Mutex<BTreeMap<String, Answer>>>,
-    asked: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
     /// Without this authorization nothing below /v2/ is given.
     token: Arc<Mutex<Option<String>>>,
 }

@@ -78,7 +78,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "IMAGE", conflicts_with = "base")]
     pub(crate) image: Option<String>,
     /// Where debootstrap gets packages from [default: its own default]
-    #[arg(long, value_name = "URL", requires = "base", value_hint = clap::ValueHint::Url)]
+    #[arg(long, value_name = "URL", value_hint = clap::ValueHint::Url)]
     pub(crate) mirror: Option<String>,
     /// Credentials for registries, in the form of Docker's config.json
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
