@@ -92,6 +92,24 @@ fn usage_errors_are_one_line_and_exit_with_2() {
 }
 
 #[test]
+fn a_root_image_needs_deno_or_to_be_told_that_it_does_not() {
+    let nex = nex().with("PATH", "/nowhere");
+    let program = nex.file("program", "");
+    let build = ["rootfs", "--agent", &program, "--nex-init", &program];
+    let message = nex.failure(1, &build);
+    assert!(message.contains("--deno FILE") && message.contains("--without js"), "{message}");
+    let message = nex.failure(1, &[&build[..], &["--without", "js"]].concat());
+    assert!(message.contains("no 64-bit ELF"), "{message}");
+    let message = nex.failure(1, &[&build[..], &["--without", "js", "--base", "alpine:3.20"]].concat());
+    assert!(message.contains("docker:NAME:TAG"), "{message}");
+    let message =
+        nex.failure(1, &[&build[..], &["--without", "js", "--image", "a/b", "--mirror", "http://x"]].concat());
+    assert!(message.contains("--base"), "{message}");
+    assert!(nex.failure(2, &[&build[..], &["--size", "3"]].concat()).contains("16 MiB"));
+    assert!(nex.failure(2, &[&build[..], &["--script-network"]].concat()).contains("--script"));
+}
+
+#[test]
 fn a_server_that_is_not_there_is_told_at_once() {
     let server = closed_port();
     let nex = nex().with("NATS_URL", &server);

@@ -51,6 +51,8 @@ pub enum Step {
     BuildImage {
         /// Of what.
         programs: GuestPrograms,
+        /// Deno, for an image with JavaScript. Where it is missing, an earlier step installs it.
+        deno: Option<PathBuf>,
         /// The image.
         target: PathBuf,
     },
@@ -100,6 +102,9 @@ pub enum CarryOutError {
     /// The root image could not be built.
     #[error("the root image cannot be built: {0}")]
     Image(#[from] nex_rootfs::RootfsError),
+    /// Its builder did not end as it should.
+    #[error("the root image cannot be built: {0}")]
+    Builder(tokio::task::JoinError),
 }
 
 impl Plan {
@@ -132,7 +137,12 @@ impl Plan {
         for step in &self.steps {
             match step {
                 Step::Download { source, sha256, files, .. } => download(fetcher, source, *sha256, files).await?,
-                Step::BuildImage { programs, target } => build(programs, target)?,
+                Step::BuildImage { programs, deno, target } => {
+                    let (programs, deno, target) = (programs.clone(), deno.clone(), target.clone());
+                    // It waits for other programs.
+                    let built = tokio::task::spawn_blocking(move || build(&programs, deno, &target)).await;
+                    built.map_err(CarryOutError::Builder)??;
+                }
                 Step::WriteConflist { target, text } => {
                     let mut ready = Ready::default();
                     ready.add(target, FILE, &mut text.as_bytes())?;
@@ -164,7 +174,12 @@ fn step(wanted: &Wanted, manifest: &Manifest, remedy: Remedy) -> Option<Step> {
         }
         Remedy::BuildImage => {
             let machines = machines?;
-            Some(Step::BuildImage { programs: machines.guest_programs.clone()?, target: machines.root_image.clone() })
+            let deno = wanted.javascript.then(|| wanted.deno.find().unwrap_or_else(|| wanted.deno.target()));
+            Some(Step::BuildImage {
+                programs: machines.guest_programs.clone()?,
+                deno,
+                target: machines.root_image.clone(),
+            })
         }
         Remedy::WriteConflist => Some(Step::WriteConflist { target: cni?.conflist_path(), text: conflist(cni?) }),
     }
@@ -242,7 +257,7 @@ impl Read for Watched<'_> {
     }
 }
 
-fn build(programs: &GuestPrograms, target: &Path) -> Result<(), CarryOutError> {
+fn build(programs: &GuestPrograms, deno: Option<PathBuf>, target: &Path) -> Result<(), CarryOutError> {
     if let Some(folder) = target.parent() {
         std::fs::create_dir_all(folder).map_err(crate::fetch::file("make the folder", folder))?;
     }
@@ -250,10 +265,13 @@ fn build(programs: &GuestPrograms, target: &Path) -> Result<(), CarryOutError> {
         base: None,
         agent: programs.agent.clone(),
         init: programs.init.clone(),
-        deno: None,
+        init_kind: nex_rootfs::InitKind::NexInit,
+        deno,
+        script: None,
+        auth_file: None,
         size_mib: None,
         output: target.to_owned(),
     };
-    nex_rootfs::build(&recipe)?;
+    nex_rootfs::build(&recipe, &|_| {})?;
     Ok(())
 }

@@ -1,12 +1,16 @@
 //! The file system: made and read by the tools of e2fsprogs, which need neither root nor a mount.
 
-use std::fmt::Write;
+use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::{CONTENTS, Contents, RootfsError, SMALLEST, file};
+use crate::error::file;
+use crate::tree::{Attributes, Tree};
+use crate::{CONTENTS, Contents, RootfsError, SMALLEST};
 
 /// Identifier and seed of every image: what differs between two images is their files.
 const UUID: &str = "6e657865-6e67-4e65-8f6f-726e61747300";
@@ -18,9 +22,9 @@ const FEATURES: &str = "none,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sp
 /// Room for the workload's own needs on top of the files, MiB. Little: guests write to a layer of their own.
 const ROOM: u64 = 4;
 
-/// Makes an image of a folder.
-pub(crate) fn make(root: &Path, image: &Path, size_mib: Option<u64>) -> Result<(), RootfsError> {
-    let Needed { mib: needed, inodes } = needed(root)?;
+/// Makes an image of the staging folder.
+pub(crate) fn make(tree: &Tree, image: &Path, size_mib: Option<u64>) -> Result<(), RootfsError> {
+    let Needed { mib: needed, inodes } = needed(tree)?;
     let size = size_mib.unwrap_or(needed);
     if size < needed.saturating_sub(ROOM).max(SMALLEST) {
         return Err(RootfsError::TooSmall { needed, given: size });
@@ -32,13 +36,11 @@ pub(crate) fn make(root: &Path, image: &Path, size_mib: Option<u64>) -> Result<(
         .args(["-I", "256", "-N"])
         .arg(inodes.to_string())
         .arg("-d")
-        .arg(root)
+        .arg(tree.root())
         .arg(image)
-        .arg(format!("{size}M"))
-        .env("E2FSPROGS_FAKE_TIME", "1")
-        .env("SOURCE_DATE_EPOCH", "1");
+        .arg(format!("{size}M"));
     run("mke2fs", &mut make)?;
-    settle(root, image)
+    settle(tree, image)
 }
 
 /// What the files take.
@@ -47,63 +49,57 @@ struct Needed {
     inodes: u64,
 }
 
-fn needed(root: &Path) -> Result<Needed, RootfsError> {
-    /// Bytes and files below.
-    fn below(path: &Path) -> io::Result<(u64, u64)> {
-        let meta = path.symlink_metadata()?;
-        if !meta.is_dir() {
-            return Ok((meta.len().div_ceil(4096) * 4096, 1));
+fn needed(tree: &Tree) -> Result<Needed, RootfsError> {
+    let (mut sum, mut count) = (0, 0);
+    let mut seen = HashSet::new();
+    for (path, meta) in tree.walk()? {
+        // Each name takes room in its folder; a file with several has its bytes once.
+        sum += 2 * (16 + path.file_name().unwrap_or_default().len() as u64);
+        if meta.is_dir() {
+            sum += 4096;
+        } else if meta.nlink() == 1 || seen.insert(meta.ino()) {
+            sum += meta.len().div_ceil(4096) * 4096;
         }
-        let (mut sum, mut count, mut names) = (0, 1, 0);
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            names += 16 + entry.file_name().len() as u64;
-            let (more, files) = below(&entry.path())?;
-            (sum, count) = (sum + more, count + files);
-        }
-        Ok((sum + (2 * names).div_ceil(4096).max(1) * 4096, count))
+        count += 1;
     }
-    let (sum, count) = below(root).map_err(file("cannot read", root))?;
     let inodes = count + count / 8 + 64;
     // Inodes, bitmaps and extent trees.
     let total = sum + sum / 32 + inodes * 256;
     Ok(Needed { mib: (total.div_ceil(1 << 20) + ROOM + 4).max(SMALLEST), inodes })
 }
 
-/// Gives every file to root and to the same moment: the tool takes over who staged it, and when.
-fn settle(root: &Path, image: &Path) -> Result<(), RootfsError> {
-    let mut commands = String::new();
-    set("/", &mut commands);
-    list(root, "", &mut commands).map_err(file("cannot read", root))?;
+/// Gives every file its owner and mode, and all of them the same moment: the tool takes over who staged them, and when.
+fn settle(tree: &Tree, image: &Path) -> Result<(), RootfsError> {
+    let mut commands = Vec::new();
+    for (path, meta) in tree.walk()? {
+        let Attributes { uid, gid, mode } = tree.attributes(&path);
+        let name = Path::new("/").join(path.strip_prefix(tree.root()).unwrap_or(&path));
+        let mut set = |field: &str, value: &str| {
+            commands.extend_from_slice(b"set_inode_field \"");
+            for byte in name.as_os_str().as_bytes() {
+                // Two quotes are one within quotes; nothing else means anything there.
+                commands.extend_from_slice(if *byte == b'"' { b"\"\"" } else { std::slice::from_ref(byte) });
+            }
+            commands.extend_from_slice(format!("\" {field} {value}\n").as_bytes());
+        };
+        set("uid", &uid.to_string());
+        set("gid", &gid.to_string());
+        if let Some(mode) = mode {
+            let kind = meta.permissions().mode() & !0o7777;
+            set("mode", &format!("0{:o}", kind | mode));
+        }
+        for field in ["atime", "ctime", "crtime"] {
+            set(field, "@1");
+        }
+    }
     let script = image.with_extension("settled");
     fs::write(&script, commands).map_err(file("cannot write", &script))?;
     let mut debugfs = Command::new("debugfs");
     let output = run("debugfs", debugfs.arg("-w").arg("-f").arg(&script).arg(image))?;
-    // The tool ends well whatever becomes of its commands; what it complains of it writes beside its version.
-    let complaint =
-        String::from_utf8_lossy(&output.stderr).lines().find(|line| !line.starts_with("debugfs ")).map(str::to_owned);
-    match complaint {
-        Some(reason) => Err(RootfsError::ToolFailed { tool: "debugfs", reason }),
-        None => Ok(()),
-    }
-}
-
-fn list(path: &Path, name: &str, commands: &mut String) -> io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let name = format!("{name}/{}", entry.file_name().to_string_lossy());
-        set(&name, commands);
-        if entry.file_type()?.is_dir() {
-            list(&entry.path(), &name, commands)?;
-        }
-    }
-    Ok(())
-}
-
-fn set(name: &str, commands: &mut String) {
-    for (field, value) in [("uid", "0"), ("gid", "0"), ("atime", "@1"), ("ctime", "@1"), ("crtime", "@1")] {
-        // Writing to a string cannot fail.
-        let _ = writeln!(commands, "set_inode_field \"{name}\" {field} {value}");
+    // The tool ends well whatever becomes of its commands.
+    match first_complaint(&output.stderr) {
+        complaint if complaint.is_empty() => Ok(()),
+        reason => Err(RootfsError::ToolFailed { tool: "debugfs", reason }),
     }
 }
 
@@ -117,10 +113,12 @@ pub fn contents(image: &Path) -> Result<Contents, RootfsError> {
     let mut debugfs = Command::new("debugfs");
     let output = run("debugfs", debugfs.arg("-R").arg(format!("cat /{CONTENTS}")).arg(image))?;
     serde_json::from_slice(&output.stdout)
-        .map_err(|_| not_ours(format!("it has no /{CONTENTS} ({})", last_line(&output.stderr))))
+        .map_err(|_| not_ours(format!("it has no /{CONTENTS} ({})", first_complaint(&output.stderr))))
 }
 
 fn run(tool: &'static str, command: &mut Command) -> Result<Output, RootfsError> {
+    // When an image was last written is in it, too.
+    command.env("E2FSPROGS_FAKE_TIME", "1").env("SOURCE_DATE_EPOCH", "1");
     let output = command.stdin(Stdio::null()).output();
     // Where root's programs are not on the path.
     let output = match output {
@@ -137,6 +135,12 @@ fn run(tool: &'static str, command: &mut Command) -> Result<Output, RootfsError>
         return Err(RootfsError::ToolFailed { tool, reason: last_line(&output.stderr) });
     }
     Ok(output)
+}
+
+/// What debugfs complains of first; it writes its version beside it.
+fn first_complaint(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.lines().find(|line| !line.starts_with("debugfs ")).unwrap_or_default().to_owned()
 }
 
 fn last_line(text: &[u8]) -> String {

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use object::{Object, ObjectSection};
 
-use crate::{RootfsError, file};
+use crate::RootfsError;
+use crate::error::file;
 
 /// Modules that a guest needs, by name; what a kernel has built in is not looked for.
 const WANTED: [&str; 8] = [

@@ -1,16 +1,16 @@
-//! The staging folder: all that the image will hold, with modes as they shall be and times that are always the same.
+//! What nex puts into every image beside the base: folders, accounts, its programs, and what the image says of itself.
 
-use std::ffi::OsString;
-use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Component, Path, PathBuf};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 use object::{Architecture, Endianness, Object, elf};
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+use sha2::{Digest, Sha256};
 
-use crate::{AGENT, CONTENTS, Contents, DENO, INIT, Recipe, RootfsError, file};
+use crate::error::file;
+use crate::tree::Tree;
+use crate::{AGENT, AgentRecord, CONTENTS, Contents, INIT, Recipe, RootfsError};
 
 /// Folders of an image with their modes. Those that a base has keep theirs.
 const FOLDERS: [(&str, u32); 13] = [
@@ -29,158 +29,60 @@ const FOLDERS: [(&str, u32); 13] = [
     ("var/lib/nex", 0o700),
 ];
 
-/// Links that are followed for one name; more are a circle.
-const LINKS: u32 = 40;
-
-/// Fills the folder.
-pub(crate) fn fill(root: &Path, recipe: &Recipe, contents: &Contents) -> Result<(), RootfsError> {
-    match &recipe.base {
-        Some(base) => copy_tree(base, root)?,
-        None => make_folder(root, 0o755)?,
-    }
+/// The folders and accounts that the script and the guest find.
+pub(crate) fn furnish(tree: &mut Tree) -> Result<(), RootfsError> {
     for (name, mode) in FOLDERS {
-        let path = inside(root, Path::new(name))?;
-        // `sbin` of a merged system is a link to `usr/sbin`.
-        if !path.is_dir() {
-            // A link of the base may lead to where nothing is.
-            let above = path.parent().unwrap_or(root);
-            fs::create_dir_all(above).map_err(file("cannot make", above))?;
-            make_folder(&path, mode)?;
-        }
+        tree.folder(name, mode)?;
     }
-    let programs = [(&recipe.agent, AGENT), (&recipe.init, INIT)];
-    for (from, to) in programs.into_iter().chain(recipe.deno.as_ref().map(|deno| (deno, DENO))) {
-        let bytes = fs::read(from).map_err(file("cannot read", from))?;
-        write(root, to, &bytes, 0o755)?;
+    accounts(tree)
+}
+
+/// The programs of nex, and what the image says of itself. Last, so that nothing of the base is in their place.
+pub(crate) fn finish(tree: &mut Tree, recipe: &Recipe, contents: &Contents) -> Result<(), RootfsError> {
+    for (from, to) in [(&recipe.agent, AGENT), (&recipe.init, INIT)] {
+        tree.copy(from, to, 0o755)?;
     }
-    accounts(root)?;
     let text = serde_json::to_string_pretty(contents).unwrap_or_default();
-    write(root, CONTENTS, format!("{text}\n").as_bytes(), 0o644)?;
-    settle(root)
+    tree.write(CONTENTS, format!("{text}\n").as_bytes(), 0o644)?;
+    tree.settle()
 }
 
 /// The user that agent and workload run as, beside whoever is there.
-fn accounts(root: &Path) -> Result<(), RootfsError> {
+fn accounts(tree: &mut Tree) -> Result<(), RootfsError> {
     for (name, root_line, ours) in [
         ("etc/passwd", "root:x:0:0:root:/root:/sbin/nologin\n", "nex:x:1000:1000:nex:/var/lib/nex:/sbin/nologin\n"),
         ("etc/group", "root:x:0:\n", "nex:x:1000:\n"),
     ] {
-        let there = inside(root, Path::new(name))?;
+        let there = tree.inside(Path::new(name))?;
         let mut text = fs::read_to_string(&there).unwrap_or_else(|_| root_line.to_owned());
         if !text.lines().any(|line| line.starts_with("nex:")) {
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push('\n');
+            }
             text.push_str(ours);
         }
-        write(root, name, text.as_bytes(), 0o644)?;
+        tree.write(name, text.as_bytes(), 0o644)?;
     }
     for (name, text) in [("etc/hosts", "127.0.0.1 localhost\n"), ("etc/resolv.conf", "")] {
-        if !inside(root, Path::new(name))?.is_file() {
-            write(root, name, text.as_bytes(), 0o644)?;
+        if !tree.inside(Path::new(name))?.is_file() {
+            tree.write(name, text.as_bytes(), 0o644)?;
         }
     }
     Ok(())
 }
 
-/// Where a name leads in the image. The links of a base are those of its own root: followed from here, they would lead to
-/// the files of the machine that builds.
-fn inside(root: &Path, name: &Path) -> Result<PathBuf, RootfsError> {
-    let mut left: Vec<OsString> = parts(name);
-    let mut here: Vec<OsString> = Vec::new();
-    let mut links = 0;
-    while let Some(part) = left.pop() {
-        if part == ".." {
-            here.pop();
-            continue;
-        }
-        here.push(part);
-        let path = here.iter().fold(root.to_owned(), |path, part| path.join(part));
-        if path.is_symlink() {
-            links += 1;
-            if links > LINKS {
-                return Err(file("too many links at", &path)(io::ErrorKind::InvalidInput.into()));
-            }
-            let target = fs::read_link(&path).map_err(file("cannot read", &path))?;
-            here.pop();
-            if target.is_absolute() {
-                here.clear();
-            }
-            left.extend(parts(&target));
-        }
-    }
-    Ok(here.into_iter().fold(root.to_owned(), |path, part| path.join(part)))
-}
-
-/// The parts of a path, last first.
-fn parts(path: &Path) -> Vec<OsString> {
-    let part = |component: Component<'_>| match component {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some("..".into()),
-        Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
-    };
-    path.components().rev().filter_map(part).collect()
-}
-
-/// Writes a file of the image anew, in place of whatever has its name.
-fn write(root: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<(), RootfsError> {
-    let name = Path::new(name);
-    let folder = inside(root, name.parent().unwrap_or(Path::new("")))?;
-    let path = folder.join(name.file_name().unwrap_or_default());
-    if path.symlink_metadata().is_ok() {
-        fs::remove_file(&path).map_err(file("cannot replace", &path))?;
-    }
-    let written = OpenOptions::new().write(true).create_new(true).open(&path).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.set_permissions(Permissions::from_mode(mode))
+/// What the image says of its agent.
+pub(crate) fn agent(path: &Path) -> Result<AgentRecord, RootfsError> {
+    let bytes = fs::read(path).map_err(file("cannot read", path))?;
+    // One for another machine cannot be asked, and is no worse for it.
+    let answer = path.canonicalize().and_then(|path| {
+        Command::new(path).arg("--version").env_clear().stdin(Stdio::null()).stderr(Stdio::null()).output()
     });
-    written.map_err(file("cannot write", &path))
-}
-
-fn make_folder(path: &Path, mode: u32) -> Result<(), RootfsError> {
-    // Whatever mask the builder has: the same image is to come out of it.
-    let made = fs::create_dir(path).and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)));
-    made.map_err(file("cannot make", path))
-}
-
-/// Copies folders, files and links; what else there is (devices, sockets) has no place in an image.
-fn copy_tree(from: &Path, to: &Path) -> Result<(), RootfsError> {
-    let mode = fs::metadata(from).map_err(file("cannot read", from))?.permissions().mode() & 0o7777;
-    // The builder must be able to add to it, and to remove it afterwards.
-    make_folder(to, mode | 0o700)?;
-    for entry in fs::read_dir(from).map_err(file("cannot read", from))? {
-        let entry = entry.map_err(file("cannot read", from))?;
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        // Names are written into a script of the tool that makes the file system.
-        if !entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.chars().all(|c| c != '"' && c != '\\' && !c.is_control()))
-        {
-            return Err(RootfsError::Name { path: source });
-        }
-        let kind = entry.file_type().map_err(file("cannot read", &source))?;
-        if kind.is_dir() {
-            copy_tree(&source, &target)?;
-        } else if kind.is_symlink() {
-            let link = fs::read_link(&source).map_err(file("cannot read", &source))?;
-            symlink(link, &target).map_err(file("cannot make", &target))?;
-        } else if kind.is_file() {
-            fs::copy(&source, &target).map_err(file("cannot copy", &source))?;
-        }
-    }
-    Ok(())
-}
-
-/// Sets every time to the same, so that the same files make the same image.
-fn settle(path: &Path) -> Result<(), RootfsError> {
-    if path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
-        for entry in fs::read_dir(path).map_err(file("cannot read", path))?.flatten() {
-            settle(&entry.path())?;
-        }
-    }
-    let then = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let times = Timestamps { last_access: then, last_modification: then };
-    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(io::Error::from)
-        .map_err(file("cannot set the times of", path))
+    let version = answer.ok().and_then(|output| {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Some(text.strip_prefix("nex-agent ")?.lines().next()?.to_owned())
+    });
+    Ok(AgentRecord { version, sha256: hex::encode(Sha256::digest(bytes)) })
 }
 
 /// Checks that a program runs in an image that has no libraries; gives its architecture in Go's spelling.
@@ -196,9 +98,14 @@ pub(crate) fn check_static(path: &Path) -> Result<String, RootfsError> {
              guest`)",
         ));
     }
-    match program.architecture() {
-        Architecture::X86_64 => Ok("amd64".to_owned()),
-        Architecture::Aarch64 => Ok("arm64".to_owned()),
-        _ => Err(unfit("it is for an architecture that microVMs do not run on")),
+    architecture(program.architecture()).ok_or_else(|| unfit("it is for an architecture that microVMs do not run on"))
+}
+
+/// An architecture in Go's spelling, as images and nodes name it.
+pub(crate) fn architecture(architecture: Architecture) -> Option<String> {
+    match architecture {
+        Architecture::X86_64 => Some("amd64".to_owned()),
+        Architecture::Aarch64 => Some("arm64".to_owned()),
+        _ => None,
     }
 }

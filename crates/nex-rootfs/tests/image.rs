@@ -2,50 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
 
+mod support;
+
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use nex_rootfs::{Recipe, RootfsError, build, contents};
-
-/// The smallest program there is: an ELF header for x86-64 and no more.
-fn program(folder: &Path, name: &str) -> PathBuf {
-    let mut header = vec![0u8; 64];
-    header[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
-    header[16] = 2;
-    header[18] = 62;
-    header[20] = 1;
-    header[52] = 64;
-    header[54] = 56;
-    let path = folder.join(name);
-    std::fs::write(&path, header).unwrap();
-    path
-}
-
-fn recipe(folder: &Path, output: &str) -> Recipe {
-    Recipe {
-        base: None,
-        agent: program(folder, "agent"),
-        init: program(folder, "init"),
-        deno: None,
-        size_mib: None,
-        output: folder.join(output),
-    }
-}
-
-/// Whether the tools are there. Where they are not, a test tells so and ends.
-fn tools() -> bool {
-    let found = Command::new("/usr/sbin/mke2fs").arg("-V").output().is_ok();
-    if !found {
-        eprintln!("SKIPPED: no image was made: there is no mke2fs");
-    }
-    found
-}
-
-fn debugfs(image: &Path, command: &str) -> String {
-    let output = Command::new("/usr/sbin/debugfs").arg("-R").arg(command).arg(image).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
+use nex_rootfs::{Base, InitKind, Recipe, RootfsError, contents};
+use support::{build, content, debugfs, recipe, tools};
 
 #[test]
 fn an_image_has_agent_first_process_and_user_and_says_what_it_is() {
@@ -58,10 +21,14 @@ fn an_image_has_agent_first_process_and_user_and_says_what_it_is() {
     std::fs::write(base.join("opt/a b/tool"), "x").unwrap();
     std::fs::set_permissions(base.join("opt/a b/tool"), std::fs::Permissions::from_mode(0o4755)).unwrap();
     std::os::unix::fs::symlink("tool", base.join("opt/a b/link")).unwrap();
-    let recipe = Recipe { base: Some(base), ..recipe(folder.path(), "image") };
+    let recipe = Recipe { base: Some(Base::Folder(base)), ..recipe(folder.path(), "image") };
     let made = build(&recipe).unwrap();
     assert_eq!(contents(&recipe.output).unwrap(), made);
-    assert_eq!((made.arch.as_str(), made.javascript, made.link), ("amd64", false, nex_protocol::link::VERSION));
+    assert_eq!((made.arch.as_str(), made.javascript.as_ref(), made.link), ("amd64", None, nex_protocol::link::VERSION));
+    assert_eq!((made.init, made.script.as_ref(), made.agent.version.as_ref()), (InitKind::NexInit, None, None));
+    assert!(
+        made.base.as_ref().is_some_and(|base| base.reference == "folder" && base.digest.starts_with("tree:sha256:"))
+    );
     assert!(debugfs(&recipe.output, "cat /etc/passwd").contains("nex:x:1000:1000:"));
     for name in ["/sbin/nex-init", "/usr/libexec/nex-agent", "\"/opt/a b/tool\""] {
         let stat = debugfs(&recipe.output, &format!("stat {name}"));
@@ -100,8 +67,14 @@ fn programs_that_could_not_run_and_sizes_that_do_not_do_are_refused() {
     let small = build(&Recipe { size_mib: Some(2), ..good.clone() }).unwrap_err();
     assert!(matches!(small, RootfsError::TooSmall { given: 2, .. }), "{small}");
     assert!(!good.output.exists(), "there is no half of an image");
-    let other = contents(&folder.path().join("text")).unwrap_err();
-    assert!(other.to_string().contains("nex rootfs") || other.to_string().contains("debugfs"), "{other}");
+    assert!(small.to_string().contains("give 16 or more"), "{small}");
+    let text = folder.path().join("text");
+    let plain = folder.path().join("plain");
+    std::process::Command::new("/usr/sbin/mke2fs").args(["-q", "-t", "ext4"]).arg(&plain).arg("16M").status().unwrap();
+    for other in [&text, &plain] {
+        let told = contents(other).unwrap_err().to_string();
+        assert!(told.contains("no image that `nex rootfs` made") && told.contains("etc/nex-image.json"), "{told}");
+    }
 }
 
 #[test]
@@ -121,7 +94,7 @@ fn links_of_the_base_lead_nowhere_on_the_machine_that_builds() {
     link(&victim, "var");
     link(&victim.join("program"), "usr/libexec/nex-agent");
     std::fs::create_dir(base.join("usr/sbin")).unwrap();
-    let recipe = Recipe { base: Some(base), ..recipe(folder.path(), "image") };
+    let recipe = Recipe { base: Some(Base::Folder(base)), ..recipe(folder.path(), "image") };
     build(&recipe).unwrap();
     for name in ["etc/passwd", "program"] {
         assert_eq!(std::fs::read_to_string(victim.join(name)).unwrap(), "mine", "{name}");
@@ -136,12 +109,21 @@ fn names_that_a_script_would_take_for_more_and_a_base_around_the_image_are_refus
     let base = folder.path().join("base");
     std::fs::create_dir(&base).unwrap();
     let recipe = recipe(folder.path(), "image");
-    let within = Recipe { base: Some(folder.path().to_owned()), ..recipe.clone() };
+    let within = Recipe { base: Some(Base::Folder(folder.path().to_owned())), ..recipe.clone() };
     assert!(matches!(build(&within).unwrap_err(), RootfsError::Inside { .. }));
-    for name in ["a\n!touch pwned #", "a\"b", "a\\b"] {
+    for name in ["a\n!touch pwned #", "a\tb", "\u{7f}"] {
         std::fs::write(base.join(name), "").unwrap();
-        let refused = build(&Recipe { base: Some(base.clone()), ..recipe.clone() }).unwrap_err();
+        let refused = build(&Recipe { base: Some(Base::Folder(base.clone())), ..recipe.clone() }).unwrap_err();
         assert!(matches!(refused, RootfsError::Name { .. }), "{refused}");
         std::fs::remove_file(base.join(name)).unwrap();
     }
+    if !tools() {
+        return;
+    }
+    for name in ["a\" uid 5 \"b", "a\\b", "!x", "#x", " y ", "<2>", "\u{fc}"] {
+        std::fs::write(base.join(name), "x").unwrap();
+    }
+    build(&Recipe { base: Some(Base::Folder(base)), ..recipe.clone() }).unwrap();
+    assert_eq!(content(&recipe.output, "/a\"\" uid 5 \"\"b"), "x");
+    assert!(debugfs(&recipe.output, "stat \"/ y \"").contains("User:     0"));
 }

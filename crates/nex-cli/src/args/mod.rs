@@ -21,7 +21,7 @@ pub(crate) use logging::{Level, Logger, LoggingArgs, TimeFormat};
 pub(crate) use node::{CheckArgs, InfoArgs, LsArgs, NatsSource, NodeCommand, NodeOverrides, UpArgs};
 pub(crate) use observe::{EventsArgs, FeedArgs, LameDuckArgs, LogsArgs, ProbeArgs, WorkloadCommand, WorkloadLsArgs};
 pub(crate) use preflight::PreflightArgs;
-pub(crate) use rootfs::{BuildArgs, InitramfsArgs, InspectArgs, RootfsArgs, RootfsCommand};
+pub(crate) use rootfs::{BuildArgs, InitKind, InitramfsArgs, InspectArgs, Part, RootfsArgs, RootfsCommand};
 pub(crate) use workload::{DevrunArgs, RunArgs, StopArgs, WorkloadArgs};
 
 /// `nex` and everything after it.

@@ -118,13 +118,13 @@ fn image(path: &Path, javascript: bool) -> Finding {
     match nex_rootfs::contents(path) {
         Ok(contents) => match fault(&contents, javascript) {
             None => {
-                let javascript = if contents.javascript { " and JavaScript" } else { "" };
+                let javascript = if contents.javascript.is_some() { " and JavaScript" } else { "" };
                 let detail = format!("{what}, agent {}{javascript}", contents.nex);
                 Finding { detail, ..finding }
             }
             Some(Fault::NoJavaScript) => wrong(
-                "it has no Deno, and workload_types asks for JavaScript functions",
-                format!("`nex rootfs --deno FILE --base DIR -o {}` makes one with it", path.display()),
+                "it has no Deno, and workload_types has JavaScript functions",
+                format!("`nex rootfs -o {}` makes one with it; or name other workload_types", path.display()),
             ),
             Some(Fault::Other(fault)) => wrong(&fault, mend),
         },
@@ -149,7 +149,7 @@ fn fault(contents: &Contents, javascript: bool) -> Option<Fault> {
             format!("its agent, of nex {}, speaks version {theirs} of the link and this nex {ours}", contents.nex);
         return Some(Fault::Other(text));
     }
-    (javascript && !contents.javascript).then_some(Fault::NoJavaScript)
+    (javascript && contents.javascript.is_none()).then_some(Fault::NoJavaScript)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::wanted::executable;
-use crate::{Finding, Group, Monitor, Piece, Program, Remedy, Wanted};
+use crate::{Finding, Group, Machines, Monitor, Piece, Program, Remedy, Wanted};
 
 /// Oldest Firecracker that is driven.
 const OLDEST: (u64, u64) = (1, 7);
@@ -45,8 +45,11 @@ pub(super) fn agent(agent: &Program) -> Finding {
 /// Deno and nats-server: needed by some nodes, useful to others.
 pub(super) fn services(wanted: &Wanted) -> Vec<Finding> {
     let mut found = Vec::new();
-    // In a sandbox the root image has its own.
-    if wanted.machines.is_none() {
+    // In a sandbox it runs from the root image, into which it has to be put once.
+    let in_image = |machines: &Machines| {
+        nex_rootfs::contents(&machines.root_image).is_ok_and(|contents| contents.javascript.is_some())
+    };
+    if wanted.machines.as_ref().is_none_or(|machines| wanted.javascript && !in_image(machines)) {
         let (deno, _) = versioned(&wanted.deno, "Deno, for JavaScript functions", |_| Ok(()));
         found.push(deno.needed(wanted.javascript).remedied_by(Remedy::Download(Piece::Deno)));
     }

@@ -25,7 +25,9 @@ pub(super) fn resources() -> PathBuf {
 }
 
 pub(super) fn of(config: &Config, nameservers: &[IpAddr]) -> Wanted {
-    let javascript = config.workload_types.as_ref().is_some_and(|types| types.contains(&WorkloadType::V8));
+    // A node that names no types runs all in its sandbox, and without one those whose engine is there.
+    let javascript =
+        config.workload_types.as_ref().map_or(!config.no_sandbox, |types| types.contains(&WorkloadType::V8));
     Wanted {
         machines: (!config.no_sandbox).then(|| machines(config, nameservers)),
         agent: program(config, "nex-agent", "agent_path", config.agent_path.clone()),
