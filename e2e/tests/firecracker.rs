@@ -119,7 +119,8 @@ async fn every_release_boots_once_and_restores_from_then_on() -> Result<()> {
         let function = world.function("echo", WorkloadType::Wasm, &module, "vm.echo").await?;
         assert!(body(&world.call("vm.echo", "hello").await?)?.starts_with(b"hello"));
         let service = world.shell_service("talks", "exec sleep 1000", false).await;
-        assert!(service.unwrap_err().to_string().contains("static"), "a dynamic program has no place in a machine");
+        let refused = service.unwrap_err().to_string();
+        assert!(refused.contains("dynamically linked"), "a dynamic program has no place in a machine: {refused}");
 
         eventually("the pool is full again", || async { machines(&world) == 4 }).await?;
         let users: Vec<_> = descendants(world.node.process().pid()).iter().filter_map(|pid| user(*pid)).collect();

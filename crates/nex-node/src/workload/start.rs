@@ -33,7 +33,8 @@ const PIECE: usize = 256 << 10;
 /// Time a claim waits for a ready agent.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time an agent has to start a workload: a large Wasm module is compiled meanwhile.
+/// Time an agent has to start a workload, at least: a large Wasm module is compiled meanwhile. In a machine it has as long as
+/// that has to boot, which says how fast it is.
 const START_TIMEOUT: Duration = Duration::from_secs(40);
 
 impl Actor {
@@ -129,6 +130,8 @@ impl Actor {
     ) -> Result<(), Fault> {
         let failed =
             |text: &dyn std::fmt::Display| Fault::new(Code::StartFailed, format!("Failed to deploy workload: {text}"));
+        let config = &self.shared.config;
+        let within = if config.no_sandbox { START_TIMEOUT } else { config.boot_timeout.max(START_TIMEOUT) };
         let resources = self.resources();
         if !resources.is_empty()
             && let Err(error) = hosted.place.bound(&resources)
@@ -138,7 +141,7 @@ impl Actor {
         }
         if !shares_files {
             // A machine that hangs takes nothing, and nobody pings it yet.
-            let sent = timeout(START_TIMEOUT, send_artifact(&hosted.sender, &artifact.path));
+            let sent = timeout(within, send_artifact(&hosted.sender, &artifact.path));
             let sent = sent.await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
             sent.map_err(|error| failed(&format_args!("the artifact cannot be sent to the agent: {error}")))?;
         }
@@ -154,9 +157,9 @@ impl Actor {
             require_static: !self.shared.config.no_sandbox,
             host_services: self.spec.asks_for_host_services(),
         }));
-        let sent = timeout(START_TIMEOUT, hosted.sender.send(start)).await;
+        let sent = timeout(within, hosted.sender.send(start)).await;
         sent.map_err(|_| failed(&"the agent does not read"))?.map_err(|error| failed(&error))?;
-        let answer = timeout(START_TIMEOUT, async {
+        let answer = timeout(within, async {
             loop {
                 match hosted.receiver.receive().await {
                     // What a workload says while it starts is not lost.

@@ -156,16 +156,26 @@ fn fault(contents: &Contents, javascript: bool) -> Option<Fault> {
 mod tests {
     use super::*;
     use crate::State;
+    use nex_rootfs::{AgentRecord, InitKind};
 
     fn contents() -> Contents {
-        Contents { nex: "0.1.0".to_owned(), link: link::VERSION, arch: go_arch().to_owned(), javascript: false }
+        Contents {
+            nex: "0.1.0".to_owned(),
+            agent: AgentRecord { version: None, sha256: String::new() },
+            link: link::VERSION,
+            arch: go_arch().to_owned(),
+            javascript: None,
+            init: InitKind::NexInit,
+            base: None,
+            script: None,
+        }
     }
 
     #[test]
     fn an_image_of_another_link_or_architecture_or_without_javascript_is_told() {
         assert_eq!(fault(&contents(), false), None);
         assert_eq!(fault(&contents(), true), Some(Fault::NoJavaScript));
-        assert_eq!(fault(&Contents { javascript: true, ..contents() }, true), None);
+        assert_eq!(fault(&Contents { javascript: Some("2.9.8".to_owned()), ..contents() }, true), None);
         let other = |contents: Contents| match fault(&contents, false) {
             Some(Fault::Other(text)) => text,
             other => panic!("{other:?}"),

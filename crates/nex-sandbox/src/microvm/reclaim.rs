@@ -1,6 +1,7 @@
 //! What a node that was killed has left: monitors that still run, and their folders.
 //!
-//! A process is ended only when it is surely one of ours: the folder names its id, and its command line names the folder.
+//! A process is ended only when it is surely one of ours: the folder names its id, and its command line names the folder, or
+//! at least the machine, which is all that a jailed one knows.
 //! An id that has become somebody else's since is left alone.
 
 use std::fs;
@@ -40,7 +41,8 @@ fn monitor_of(folder: &Path) -> Option<Pid> {
     let pid: i32 = fs::read_to_string(folder.join(PID)).ok()?.trim().parse().ok()?;
     let monitor = Pid::from_raw(pid).filter(|_| pid > 1)?;
     let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let name = folder.as_os_str().as_encoded_bytes();
+    // The name of the folder is that of the machine, of 100 random bits.
+    let name = folder.file_name()?.as_encoded_bytes();
     command.windows(name.len()).any(|part| part == name).then_some(monitor)
 }
 

@@ -48,7 +48,8 @@ impl Key {
         for file in [Some(&settings.kernel), settings.initrd.as_ref(), Some(&settings.root_image)].into_iter().flatten()
         {
             let meta = fs::metadata(file)?;
-            let identity = (meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ctime());
+            // Not the time of its last change of any kind: each link to it is one.
+            let identity = (meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
             digest.update(format!("{identity:?}"));
         }
         let digest = digest.finalize();

@@ -19,7 +19,6 @@ use crate::settings::Faults;
 
 /// What the agent gets.
 pub(super) struct Started {
-    pub(super) log: String,
     pub(super) link: OwnedFd,
     /// The same connection, to reset it.
     pub(super) kept: UnixStream,
@@ -40,7 +39,7 @@ pub(super) async fn run(
     command
         .args([AS_THE_GUEST.as_ref(), agent.as_os_str()])
         .env_clear()
-        .env("NEX_AGENT_LOG", &started.log)
+        .env("NEX_AGENT_LOG", "warn")
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .stdin(Stdio::from(started.link))
         .stdout(Stdio::null())

@@ -23,7 +23,6 @@ pub(super) struct Birth {
     clock_unix_ms: u64,
     entropy: String,
     name: String,
-    pub(super) log: String,
     #[serde(deserialize_with = "present")]
     network: Option<Map<String, Value>>,
 }
@@ -53,7 +52,7 @@ pub(super) enum BirthError {
 }
 
 /// Reads and checks it; `births` has what the guests of the same snapshot were born with.
-pub(super) fn check(line: &[u8], births: Option<&Path>) -> Result<Birth, BirthError> {
+pub(super) fn check(line: &[u8], births: Option<&Path>) -> Result<(), BirthError> {
     let birth: Birth = serde_json::from_slice(line)?;
     let lowercase = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
     let digits = birth.entropy.as_bytes();
@@ -79,7 +78,7 @@ pub(super) fn check(line: &[u8], births: Option<&Path>) -> Result<Birth, BirthEr
             return Err(BirthError::Again);
         }
     }
-    Ok(birth)
+    Ok(())
 }
 
 /// Notes it; whether it is new.
@@ -120,18 +119,18 @@ mod tests {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
         json!({
             "clock_unix_ms": u64::try_from(now).unwrap(), "entropy": "0123456789abcdef".repeat(4), "name": "m",
-            "log": "warn", "network": null,
+            "network": null,
         })
     }
 
-    fn verdict(birth: &Value, births: Option<&Path>) -> Result<Birth, BirthError> {
+    fn verdict(birth: &Value, births: Option<&Path>) -> Result<(), BirthError> {
         check(birth.to_string().as_bytes(), births)
     }
 
     #[test]
     fn what_is_incomplete_or_stale_is_refused() {
         verdict(&good(), None).unwrap();
-        for field in ["clock_unix_ms", "entropy", "name", "log", "network"] {
+        for field in ["clock_unix_ms", "entropy", "name", "network"] {
             let mut birth = good();
             birth.as_object_mut().unwrap().remove(field);
             assert!(matches!(verdict(&birth, None), Err(BirthError::Parse(_))), "{field}");

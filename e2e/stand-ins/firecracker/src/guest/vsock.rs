@@ -60,16 +60,16 @@ impl Port {
             stream = handshake => stream,
             _ = reset => return,
         };
-        let Ok(Some((stream, log))) = stream else { return };
+        let Ok(Some(stream)) = stream else { return };
         let Ok(link) = stream.into_std() else { return };
         let linked = link.set_nonblocking(false).and_then(|()| link.try_clone());
         let Ok(kept) = linked else { return };
-        let started = agent::Started { log, link: OwnedFd::from(link), kept, resets };
+        let started = agent::Started { link: OwnedFd::from(link), kept, resets };
         agent::run(started, &self.agent, &self.faults, &self.console, &mut self.run).await;
     }
 
-    /// Up to the answer to the birth message; gives the link and the filter of the agent's log.
-    async fn handshake(&mut self, mut stream: UnixStream) -> io::Result<Option<(UnixStream, String)>> {
+    /// Up to the answer to the birth message; gives the link.
+    async fn handshake(&mut self, mut stream: UnixStream) -> io::Result<Option<UnixStream>> {
         let mut first = [0];
         stream.read_exact(&mut first).await?;
         let Some(port) = requested(first, &stream) else { return Ok(None) };
@@ -90,9 +90,9 @@ impl Port {
         match birth::check(&line, self.births.as_deref()) {
             // Of two that come this far at once, one has the guest.
             Ok(_) if self.linked.swap(true, Ordering::SeqCst) => Ok(None),
-            Ok(birth) => {
+            Ok(()) => {
                 stream.write_all(b"{}\n").await?;
-                Ok(Some((stream, birth.log)))
+                Ok(Some(stream))
             }
             Err(error) => {
                 self.console.line(&format!("nex-init: {error}"));

@@ -93,7 +93,6 @@ fn command(wanted: &Wanted) -> Command {
         .args(["--id", &wanted.id, "--start-time-us", &now, "--start-time-cpu-us", "1", "--parent-cpu-time-us", "1"])
         .args(&wanted.rest)
         .env_clear()
-        .current_dir(&wanted.jail)
         .uid(wanted.uid)
         .gid(wanted.gid);
     command
@@ -101,6 +100,8 @@ fn command(wanted: &Wanted) -> Command {
 
 /// The program's process id is written into the jail before the program runs, or with it.
 fn run(wanted: &Wanted) -> Result<(), JailerError> {
+    // As the jailer's user, for only it may pass through the folders above.
+    std::env::set_current_dir(&wanted.jail).map_err(JailerError::Exec)?;
     let mut command = command(wanted);
     if wanted.daemonize {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

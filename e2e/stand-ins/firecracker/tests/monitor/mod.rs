@@ -202,7 +202,7 @@ pub(crate) fn birth(digit: char) -> Value {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
     let entropy = format!("{digit}123456789abcdef").repeat(4);
     json!({
-        "clock_unix_ms": u64::try_from(now).unwrap(), "entropy": entropy, "name": "machine", "log": "info",
+        "clock_unix_ms": u64::try_from(now).unwrap(), "entropy": entropy, "name": "machine",
         "network": null,
     })
 }
