@@ -44,6 +44,24 @@ fn main() {
                     tell(place, TcpStream::connect_timeout(&address, Duration::from_secs(2)).map(|_| String::new()));
                 }
             }
+            "connect" => {
+                let place = arguments.next().unwrap_or_default();
+                let address: SocketAddr = place.parse().expect("an address");
+                tell(&place, TcpStream::connect_timeout(&address, Duration::from_secs(5)).map(|_| String::new()));
+            }
+            "address" => {
+                let text = fs::read_to_string("/proc/net/dev").unwrap_or_default();
+                println!("address: {}", text.split_whitespace().collect::<Vec<_>>().join(" "));
+            }
+            "vsock" => {
+                // The host, this machine, and what would be others.
+                for cid in [2, 1, 3, 4, 5] {
+                    for port in [1024, 1025, 52] {
+                        let connected = vsock::VsockStream::connect_with_cid_port(cid, port);
+                        tell(&format!("vsock {cid}:{port}"), connected.map(|_| String::new()));
+                    }
+                }
+            }
             "fill" => tell("fill", fill()),
             "fork" => tell("fork", fork()),
             "eat" => {
