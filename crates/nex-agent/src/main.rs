@@ -23,6 +23,8 @@ const NOT_BY_A_NODE: u8 = 64;
 /// The workload's environment passes through here in clear: no core dump, and no debugger of the same user (which a
 /// workload without a sandbox is), shall see it.
 fn keep_memory_private() -> rustix::io::Result<()> {
+    // Kernels before 6.4 tell a process its parameters in a file, which it cannot read any more after this.
+    let _ = rustix::param::page_size();
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)

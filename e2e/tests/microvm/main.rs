@@ -56,6 +56,21 @@ async fn functions_and_services_run_in_machines_and_are_stopped_there() -> Resul
 }
 
 #[tokio::test]
+async fn a_javascript_function_runs_in_a_machine() -> Result<()> {
+    let Some(pieces) = pieces() else { return Ok(()) };
+    let more = json!({
+        "workload_types": ["v8"], "machine_template": {"vcpu_count": 1, "memsize_mib": 512},
+        "functions": {"timeout_ms": 60_000},
+    });
+    let (world, _logs) = machines(pieces, more).await?;
+    let source = std::fs::read(examples()?.javascript()?)?;
+    world.function("echojs", WorkloadType::V8, &source, "vm.js").await?;
+    let reply = world.call("vm.js", "hello").await?;
+    assert!(String::from_utf8_lossy(body(&reply)?).contains("hello"), "{reply:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_last_words_and_the_status_of_a_service_that_ends_are_not_lost() -> Result<()> {
     let Some(pieces) = pieces() else { return Ok(()) };
     let (world, mut logs) = machines(pieces, json!({})).await?;

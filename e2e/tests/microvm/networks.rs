@@ -120,5 +120,6 @@ async fn the_echo_service_serves_from_a_machine() -> Result<()> {
         world.nats.request("svc.echo", "hello".into()).await.is_ok_and(|reply| body(&reply).is_ok_and(|b| b == b"hello"))
     })
     .await?;
+    assert_eq!(world.node.terminate().await?.code(), Some(0));
     Ok(())
 }
