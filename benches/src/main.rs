@@ -1,10 +1,11 @@
 //! `nex-bench [--quick] [--json FILE] [NAME…]`: benchmarks against a real server, a real node and real engines.
 //!
-//! Every figure stands beside a baseline that was measured in the same run, in turns with it: machines differ and are
-//! never quiet, ratios within one run hold. Nothing here fails because something is slow.
+//! Every figure that can have one stands beside a baseline that was measured in the same run, in turns with it: machines
+//! differ and are never quiet, ratios within one run hold. Nothing here fails because something is slow.
 
 mod figures;
 mod host_calls;
+mod machines;
 mod report;
 
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ pub(crate) struct Effort {
 }
 
 /// All benchmarks, by name.
-const NAMES: [&str; 1] = ["host-calls"];
+const NAMES: [&str; 2] = ["host-calls", "machines"];
 
 // One thread: a baseline that first has to wake another would flatter everything beside it.
 #[tokio::main(flavor = "current_thread")]
@@ -47,6 +48,9 @@ async fn main() -> Result<()> {
     let mut report = Report::new();
     if is_wanted("host-calls") {
         host_calls::run(effort, &mut report).await?;
+    }
+    if is_wanted("machines") {
+        machines::run(effort, &mut report).await?;
     }
     report.print();
     if let Some(file) = json {

@@ -29,6 +29,19 @@ pub(crate) struct Line {
     pub(crate) ratio: f64,
 }
 
+/// A figure that nothing in the same run can be compared with.
+#[derive(Debug, Serialize)]
+pub(crate) struct Single {
+    /// Which benchmark.
+    pub(crate) benchmark: &'static str,
+    /// What was measured.
+    pub(crate) what: String,
+    /// The figure.
+    pub(crate) value: f64,
+    /// Its unit.
+    pub(crate) unit: &'static str,
+}
+
 /// Everything that was measured, and where.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
@@ -36,6 +49,7 @@ pub(crate) struct Report {
     processors: usize,
     nats_server: Option<String>,
     lines: Vec<Line>,
+    singles: Vec<Single>,
 }
 
 impl Report {
@@ -48,6 +62,7 @@ impl Report {
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             nats_server: None,
             lines: Vec::new(),
+            singles: Vec::new(),
         }
     }
 
@@ -61,8 +76,41 @@ impl Report {
         self.lines.push(line);
     }
 
-    /// Prints the table.
+    /// Adds a figure without a baseline.
+    pub(crate) fn add_single(&mut self, single: Single) {
+        self.singles.push(single);
+    }
+
+    /// Prints what there is.
     pub(crate) fn print(&self) {
+        if !self.lines.is_empty() {
+            self.print_lines();
+        }
+        if !self.singles.is_empty() {
+            self.print_singles();
+        }
+        let server = self.nats_server.as_deref().unwrap_or("unknown");
+        println!("{} × {}, nats-server {server}", self.processors, self.processor);
+    }
+
+    fn print_singles(&self) {
+        let mut table = Table::new();
+        table.load_style(comfy_table::presets::UTF8_FULL_CONDENSED);
+        table.set_header(["Benchmark", "Figure", "Unit"]);
+        for single in &self.singles {
+            table.add_row([
+                format!("{}: {}", single.benchmark, single.what),
+                format!("{:.1}", single.value),
+                single.unit.to_owned(),
+            ]);
+        }
+        if let Some(column) = table.column_mut(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        println!("\n{table}");
+    }
+
+    fn print_lines(&self) {
         let mut table = Table::new();
         table.load_style(comfy_table::presets::UTF8_FULL_CONDENSED);
         table.set_header(["Benchmark", "p50 µs", "p99 µs", "Baseline", "p50 µs", "p99 µs", "Above µs", "Ratio"]);
@@ -85,8 +133,6 @@ impl Report {
             }
         }
         println!("\n{table}");
-        let server = self.nats_server.as_deref().unwrap_or("unknown");
-        println!("{} × {}, nats-server {server}", self.processors, self.processor);
     }
 
     /// Writes everything to a file.

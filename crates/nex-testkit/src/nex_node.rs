@@ -158,6 +158,11 @@ impl NexNode {
 
     /// Waits until the node answers a ping, and returns its id; an error when it ends, or takes too long.
     pub async fn wait_ready(&mut self) -> Result<String> {
+        self.wait_ready_within(PATIENCE).await
+    }
+
+    /// The same, for nodes that have machines to boot first.
+    pub async fn wait_ready_within(&mut self, patience: Duration) -> Result<String> {
         let answer = async {
             loop {
                 if let Some(id) = self.ping().await? {
@@ -167,8 +172,8 @@ impl NexNode {
             }
         };
         let id = tokio::select! {
-            answer = tokio::time::timeout(PATIENCE, answer) => answer
-                .with_context(|| format!("no answer from {} within {PATIENCE:?}:{}", self.name, self.log().tail(40)))??,
+            answer = tokio::time::timeout(patience, answer) => answer
+                .with_context(|| format!("no answer from {} within {patience:?}:{}", self.name, self.log().tail(40)))??,
             status = self.process.wait() => {
                 bail!("{} ended at its start ({}):{}", self.name, status?, self.log().tail(40))
             }

@@ -8,16 +8,15 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
 
 mod networks;
-mod pieces;
 
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nex_e2e::machines::{BOOT, config, intruder, line, machines, pieces};
 use nex_e2e::{PATIENCE, body, descendants, eventually, is_alive};
 use nex_protocol::WorkloadType;
 use nex_testkit::{NatsServer, NexNode, examples};
-use pieces::{BOOT, config, intruder, line, machines, pieces};
 use serde_json::json;
 
 #[tokio::test]
@@ -138,7 +137,7 @@ async fn machines_that_a_killed_node_left_are_ended_by_the_next_and_workloads_co
     world.node.kill().await?;
     let again = NexNode::builder(&world.server).await?.config(config(pieces)).sandboxed();
     let mut again = again.state_dir(world.node.state_dir()).spawn().await?;
-    tokio::time::timeout(BOOT, again.wait_ready()).await??;
+    again.wait_ready_within(BOOT).await?;
     eventually("what was left is gone", || async { left.iter().all(|pid| !is_alive(*pid)) }).await?;
     let back = async {
         while !world.nats.request("vm.echo", "x".into()).await.is_ok_and(|reply| body(&reply).is_ok()) {

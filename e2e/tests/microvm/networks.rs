@@ -7,11 +7,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use nex_e2e::body;
+use nex_e2e::machines::{intruder, line, machines, pieces};
 use nex_protocol::WorkloadType;
 use nex_testkit::examples;
 use serde_json::json;
-
-use crate::pieces::{intruder, line, machines, pieces};
 
 /// Set in the process that is in the namespace.
 const INSIDE: &str = "NEX_TEST_IN_NAMESPACE";
@@ -117,7 +116,11 @@ async fn the_echo_service_serves_from_a_machine() -> Result<()> {
     deployment.environment.set("NATS_URL", format!("nats://{HOST}:{port}"));
     world.send(&deployment).await?;
     nex_e2e::eventually("the service answers", || async {
-        world.nats.request("svc.echo", "hello".into()).await.is_ok_and(|reply| body(&reply).is_ok_and(|b| b == b"hello"))
+        world
+            .nats
+            .request("svc.echo", "hello".into())
+            .await
+            .is_ok_and(|reply| body(&reply).is_ok_and(|b| b == b"hello"))
     })
     .await?;
     assert_eq!(world.node.terminate().await?.code(), Some(0));

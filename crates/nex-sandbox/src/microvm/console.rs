@@ -20,10 +20,20 @@ const KEPT: usize = 12;
 /// Longest line, bytes.
 const LONGEST: usize = 512;
 
+/// Beginnings of what says why a guest ends; what comes after it may be long.
+const CAUSES: [&str; 2] = ["Kernel panic", "nex-init: cannot"];
+
+/// The last lines, and the last one that says why.
+#[derive(Debug, Default)]
+struct Last {
+    lines: VecDeque<String>,
+    cause: Option<String>,
+}
+
 /// What a machine has said.
 #[derive(Debug, Default)]
 pub(super) struct Console {
-    last: Arc<Mutex<VecDeque<String>>>,
+    last: Arc<Mutex<Last>>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -44,15 +54,16 @@ impl Console {
             let _ = reader.await;
         }
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_empty() {
+        if last.lines.is_empty() {
             return error;
         }
-        let words: Vec<&str> = last.iter().map(String::as_str).collect();
+        let cause = last.cause.iter().filter(|cause| !last.lines.contains(cause));
+        let words: Vec<&str> = cause.chain(&last.lines).map(String::as_str).collect();
         PrepareError::Machine { error: error.to_string(), console: words.join(" | ") }
     }
 }
 
-async fn read(id: String, mut output: impl AsyncRead + Unpin, last: Arc<Mutex<VecDeque<String>>>) {
+async fn read(id: String, mut output: impl AsyncRead + Unpin, last: Arc<Mutex<Last>>) {
     let mut buffer = vec![0; 4096];
     let mut line = Vec::new();
     while let Ok(read @ 1..) = output.read(&mut buffer).await {
@@ -67,7 +78,7 @@ async fn read(id: String, mut output: impl AsyncRead + Unpin, last: Arc<Mutex<Ve
     keep(&id, &mut line, &last);
 }
 
-fn keep(id: &str, line: &mut Vec<u8>, last: &Mutex<VecDeque<String>>) {
+fn keep(id: &str, line: &mut Vec<u8>, last: &Mutex<Last>) {
     // Shown in logs and errors: what controls a terminal has no place there.
     let text: String = String::from_utf8_lossy(line).chars().filter(|c| !c.is_control()).collect();
     line.clear();
@@ -77,10 +88,13 @@ fn keep(id: &str, line: &mut Vec<u8>, last: &Mutex<VecDeque<String>>) {
     }
     debug!(target: "nex_machine", machine = id, "{text}");
     let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-    if last.len() == KEPT {
-        last.pop_front();
+    if CAUSES.iter().any(|cause| text.contains(cause)) {
+        last.cause = Some(text.to_owned());
     }
-    last.push_back(text.to_owned());
+    if last.lines.len() == KEPT {
+        last.lines.pop_front();
+    }
+    last.lines.push_back(text.to_owned());
 }
 
 #[cfg(test)]
@@ -89,14 +103,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_lines_are_kept_cut_and_cleaned() {
-        let last = Arc::default();
-        let mut text = "x".repeat(10_000);
+        let last = Arc::<Mutex<Last>>::default();
+        let mut text = "[    0.1] Kernel panic - not syncing: No working init found.\n".to_owned();
+        text.push_str(&"x".repeat(10_000));
         for number in 0..20 {
             text.push_str(&format!("\nline \u{1b}[2J{number}\r"));
         }
         read("m".into(), text.as_bytes(), Arc::clone(&last)).await;
         let last = last.lock().unwrap();
-        assert_eq!(last.len(), KEPT);
-        assert_eq!(last.back().map(String::as_str), Some("line [2J19"));
+        assert_eq!(last.lines.len(), KEPT);
+        assert_eq!(last.lines.back().map(String::as_str), Some("line [2J19"));
+        assert!(last.cause.as_ref().is_some_and(|cause| cause.contains("No working init")), "why is not lost");
     }
 }

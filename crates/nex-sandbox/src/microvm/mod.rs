@@ -32,6 +32,7 @@ use rustix::process::{Pid, Signal};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 use crate::agent::{new_id, shake_hands};
 use crate::{Agent, Cgroups, PrepareError, Sandbox};
@@ -186,6 +187,7 @@ impl MachineSandbox {
     /// One machine, from nothing to a ready agent.
     async fn machine(&self) -> Result<Agent, PrepareError> {
         let system = |what: String| move |source| PrepareError::System { what, source };
+        let begun = Instant::now();
         let id = new_id();
         let folder = self.settings.machines_dir.join(&id);
         crate::process::make_dir(&folder).map_err(system(format!("cannot make {}", folder.display())))?;
@@ -203,6 +205,7 @@ impl MachineSandbox {
         let mut console = Console::default();
         let ready = async {
             let (mut link, lost) = self.bring_up(&mut place, &mut console, &folder, network.as_ref()).await?;
+            let up = begun.elapsed();
             // A monitor offers the link before its guest is up.
             let until = Instant::now() + self.settings.boot_timeout;
             let guest = network.as_ref().map(|network| network.guest.clone());
@@ -216,6 +219,7 @@ impl MachineSandbox {
                 }
                 () = lost.cancelled() => return Err(PrepareError::Ended("the machine ended".into())),
             };
+            let born = begun.elapsed();
             let welcome = Welcome {
                 version: VERSION,
                 agent_id: id.clone(),
@@ -229,6 +233,13 @@ impl MachineSandbox {
                 // A guest that ends itself closes no link: its monitor does, and some only after a while.
                 () = lost.cancelled() => return Err(PrepareError::Ended("the machine ended".into())),
             }
+            debug!(
+                machine = id,
+                up_ms = up.as_millis(),
+                born_ms = born.as_millis(),
+                ready_ms = begun.elapsed().as_millis(),
+                "a machine is ready"
+            );
             Ok((sender, receiver, lost))
         };
         match ready.await {

@@ -228,7 +228,8 @@ impl Firecracker {
             }
         };
         command
-            .args(["--api-sock", API])
+            // What it tells of itself comes between the guest's lines.
+            .args(["--api-sock", API, "--level", "Warning"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

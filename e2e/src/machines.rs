@@ -1,4 +1,6 @@
-//! What machines are made of in these tests, and worlds whose workloads live in them.
+//! Worlds whose workloads live in microVMs, and what those are made of: QEMU or, with `NEX_TEST_FIRECRACKER` (a folder with
+//! `firecracker` and `jailer`), the real Firecracker in its jail. `NEX_TEST_KERNEL` names another kernel, one with its drivers
+//! built in, and `NEX_TEST_BOOT_ARGUMENTS` what it has to be told.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,27 +11,34 @@ use anyhow::{Context, Result};
 use async_nats::Subscriber;
 use futures_util::StreamExt;
 use nex_client::Deployment;
-use nex_e2e::{World, round_trip};
 use nex_protocol::WorkloadType;
 use nex_protocol::control::deploy::RunResponse;
 use nex_testkit::{Binaries, NatsServer, NexNode, program, workspace_root};
 use serde_json::{Value, json};
 
+use crate::{World, round_trip};
+
 /// A guest that is translated, or runs on a KVM that is emulated, takes its time on a busy machine.
-pub(crate) const BOOT: Duration = Duration::from_secs(240);
+pub const BOOT: Duration = Duration::from_secs(240);
 
 /// What machines are made of.
-pub(crate) struct Pieces {
-    pub(crate) monitor: Value,
-    pub(crate) kernel: PathBuf,
-    pub(crate) initrd: Option<PathBuf>,
-    pub(crate) image: PathBuf,
-    pub(crate) intruder: PathBuf,
+#[derive(Debug)]
+pub struct Pieces {
+    /// Keys of the configuration that name the monitor.
+    pub monitor: Value,
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// Its initramfs.
+    pub initrd: Option<PathBuf>,
+    /// The root image.
+    pub image: PathBuf,
+    /// The service that tries to get out.
+    pub intruder: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 /// The pieces, made once; none, and the reason told, where one is missing.
-pub(crate) fn pieces() -> Option<&'static Pieces> {
+pub fn pieces() -> Option<&'static Pieces> {
     static PIECES: OnceLock<Result<Pieces, String>> = OnceLock::new();
     match PIECES.get_or_init(find) {
         Ok(pieces) => Some(pieces),
@@ -58,7 +67,7 @@ fn find() -> Result<Pieces, String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let (image, initramfs) = (folder.path().join("rootfs.ext4"), folder.path().join("initramfs.cpio"));
     // From here on all is there: what fails is a failure.
-    nex(&["rootfs", "-o", &image.to_string_lossy()]);
+    nex(&["rootfs", "-o", &image.to_string_lossy()])?;
     let (kernel, initrd) = match std::env::var_os("NEX_TEST_KERNEL") {
         Some(kernel) => (PathBuf::from(kernel), None),
         None => {
@@ -68,16 +77,22 @@ fn find() -> Result<Pieces, String> {
             let tools = workspace_root().join(".tools/kernel");
             let kernel = first(&tools.join("boot"), "vmlinuz-").ok_or("there is no kernel in .tools/kernel")?;
             let modules = first(&tools.join("lib/modules"), "").ok_or("there are no modules in .tools/kernel")?;
-            nex(&["rootfs", "initramfs", &modules.to_string_lossy(), "-o", &initramfs.to_string_lossy()]);
+            nex(&["rootfs", "initramfs", &modules.to_string_lossy(), "-o", &initramfs.to_string_lossy()])?;
             (kernel, Some(initramfs))
         }
     };
     Ok(Pieces { monitor, kernel, initrd, image, intruder, _folder: folder })
 }
 
-fn nex(arguments: &[&str]) {
-    let output = Command::new(Binaries::nex().unwrap()).args(arguments).output().unwrap();
-    assert!(output.status.success(), "nex {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+/// What fails here is a failure, and no reason to pass over a test.
+#[allow(clippy::panic, reason = "a test cannot go on without them, and must not be passed over")]
+fn nex(arguments: &[&str]) -> Result<(), String> {
+    let nex = Binaries::nex().map_err(|error| error.to_string())?;
+    let output = Command::new(nex).args(arguments).output().map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        panic!("nex {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
 }
 
 fn first(folder: &Path, start: &str) -> Option<PathBuf> {
@@ -87,7 +102,8 @@ fn first(folder: &Path, start: &str) -> Option<PathBuf> {
         .find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(start)))
 }
 
-pub(crate) fn config(pieces: &Pieces) -> Value {
+/// The configuration of a node with these machines.
+pub fn config(pieces: &Pieces) -> Value {
     let mut config = json!({
         "kernel_filepath": pieces.kernel, "rootfs_filepath": pieces.image,
         "boot_arguments": std::env::var("NEX_TEST_BOOT_ARGUMENTS").unwrap_or_default(),
@@ -104,7 +120,10 @@ pub(crate) fn config(pieces: &Pieces) -> Value {
 }
 
 /// A world whose workloads live in machines, and what they print.
-pub(crate) async fn machines(pieces: &Pieces, more: Value) -> Result<(World, Subscriber)> {
+///
+/// # Errors
+/// When no machine comes up in time.
+pub async fn machines(pieces: &Pieces, more: Value) -> Result<(World, Subscriber)> {
     let server = NatsServer::start().await?;
     let mut config = config(pieces);
     for (key, value) in more.as_object().into_iter().flatten() {
@@ -114,11 +133,15 @@ pub(crate) async fn machines(pieces: &Pieces, more: Value) -> Result<(World, Sub
     let logs = nats.subscribe("$NEX.logs.>").await?;
     round_trip(&nats).await?;
     let mut node = NexNode::builder(&server).await?.config(config).sandboxed().spawn().await?;
-    tokio::time::timeout(BOOT, node.wait_ready()).await??;
+    node.wait_ready_within(BOOT).await?;
     Ok((World::of(server, node, nats), logs))
 }
 
-pub(crate) async fn intruder(world: &World, pieces: &Pieces, name: &str, tries: &[&str]) -> Result<RunResponse> {
+/// Deploys the service that tries to get out.
+///
+/// # Errors
+/// What the node says.
+pub async fn intruder(world: &World, pieces: &Pieces, name: &str, tries: &[&str]) -> Result<RunResponse> {
     let sha256 = world.put(name, &std::fs::read(&pieces.intruder)?).await?;
     let mut deployment: Deployment = world.deployment(name, WorkloadType::Native, &sha256)?;
     deployment.argv = tries.iter().map(|word| (*word).to_owned()).collect();
@@ -127,7 +150,10 @@ pub(crate) async fn intruder(world: &World, pieces: &Pieces, name: &str, tries: 
 }
 
 /// The lines of output that begin with a word, as they come; each within the time of a slow guest.
-pub(crate) async fn line(logs: &mut Subscriber, start: &str) -> Result<String> {
+///
+/// # Errors
+/// When there is none in time.
+pub async fn line(logs: &mut Subscriber, start: &str) -> Result<String> {
     let wanted = async {
         loop {
             let message = logs.next().await.context("the subscription ended")?;
