@@ -108,7 +108,7 @@ pub fn config(pieces: &Pieces) -> Value {
         "kernel_filepath": pieces.kernel, "rootfs_filepath": pieces.image,
         "boot_arguments": std::env::var("NEX_TEST_BOOT_ARGUMENTS").unwrap_or_default(),
         "workload_types": ["native", "wasm"], "machine_template": {"vcpu_count": 1, "memsize_mib": 192},
-        "boot_timeout_ms": BOOT.as_millis(), "agent_ping_timeout_ms": 5000, "network": "none",
+        "boot_timeout_ms": BOOT.as_millis(), "agent_ping_timeout_ms": 20_000, "network": "none",
     });
     for (key, value) in pieces.monitor.as_object().into_iter().flatten() {
         config[key] = value.clone();

@@ -1,7 +1,7 @@
 //! The Firecracker sandbox, whole, against the strict stand-in for Firecracker and its jailer: what the node tells them, in
 //! which order, and what becomes of it when something goes wrong. The guest is played by a process with the real agent.
 //!
-//! The real Firecracker is tried by hand with `microvm.rs`.
+//! The real Firecracker is tried by hand with `microvm/`.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
 

@@ -6,19 +6,21 @@
 
 use std::io;
 use std::process;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nex_link::{LinkError, Receiver, Sender};
 use nex_protocol::link::VERSION;
 use nex_protocol::link::frame::MAX_LINK_FRAME;
 use nex_protocol::link::message::{FailureKind, Hello, Rejection, Start, ToAgent, ToNode, Welcome};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::call::{self, Call};
 use crate::guard::Groups;
 use crate::host::{self, Answers};
 use crate::sent::Sent;
+use crate::wasm::{Given, OverLink};
 use crate::workload::{self, Context, Finish, Inbox};
 
 /// Time the node has to answer Hello.
@@ -70,8 +72,9 @@ pub async fn serve(stream: std::os::unix::net::UnixStream, groups: Groups) -> Re
 
 async fn live(link: &mut Receiver<ToAgent>, node: Sender<ToNode>, groups: Groups) -> Result<(), SessionError> {
     let Some(welcome) = greet(link, &node).await? else { return Ok(()) };
-    let mut sent = Sent::into(&welcome.work_dir);
-    let Some(mut start) = wait_for_start(link, &node, &mut sent).await? else { return Ok(()) };
+    let (mut sent, mut given) = (Sent::into(&welcome.work_dir), Given::into(&welcome.work_dir));
+    let Some(mut start) = wait_for_start(link, &node, &mut sent, &mut given).await? else { return Ok(()) };
+    let mut over_link = None;
     // Where node and agent share no files, the artifact came before the word to start it.
     if start.artifact.as_os_str().is_empty() {
         match sent.finish(&start.sha256) {
@@ -81,8 +84,9 @@ async fn live(link: &mut Receiver<ToAgent>, node: Sender<ToNode>, groups: Groups
                 return Ok(());
             }
         }
+        over_link = Some(OverLink { given: given.finish(), taken: Arc::default() });
     }
-    run(link, node, welcome, start, groups).await
+    run(link, node, welcome, start, over_link, groups).await
 }
 
 /// Hello and Welcome; none when the node left or changed its mind.
@@ -103,18 +107,24 @@ async fn wait_for_start(
     link: &mut Receiver<ToAgent>,
     node: &Sender<ToNode>,
     sent: &mut Sent,
+    given: &mut Given,
 ) -> Result<Option<Start>, SessionError> {
     loop {
         match link.receive().await? {
             None | Some(ToAgent::Stop { .. }) => return Ok(None),
             Some(ToAgent::Artifact(piece)) => sent.add(&piece),
+            Some(ToAgent::Compiled(piece)) => given.add(&piece),
             Some(ToAgent::Start(start)) => return Ok(Some(*start)),
             Some(ToAgent::Ping(number)) => pong(node, number).await,
             Some(ToAgent::Invoke(id, ..)) => {
                 call::refuse(node, id, FailureKind::Killed, "no function has been started").await;
             }
             Some(
-                other @ (ToAgent::Welcome(_) | ToAgent::HostReply(..) | ToAgent::HostData(..) | ToAgent::HostMore(_)),
+                other @ (ToAgent::Welcome(_)
+                | ToAgent::HostReply(..)
+                | ToAgent::HostData(..)
+                | ToAgent::HostMore(_)
+                | ToAgent::CompiledMore),
             ) => return Err(SessionError::OutOfTurn(name(&other))),
         }
     }
@@ -126,19 +136,21 @@ async fn run(
     node: Sender<ToNode>,
     welcome: Welcome,
     start: Start,
+    over_link: Option<OverLink>,
     groups: Groups,
 ) -> Result<(), SessionError> {
     let (calls, incoming) = mpsc::channel(call::WAITING);
     let (stop, stopped) = watch::channel(None);
     let mut inbox = Inbox { calls: incoming, stop: stopped };
     let (host, answers) = host::connect(node.clone(), start.limits.memory_bytes);
-    let context = Context { welcome, start, node: node.clone(), host, groups };
+    let taken = over_link.as_ref().map_or_else(Arc::default, |over_link| Arc::clone(&over_link.taken));
+    let context = Context { welcome, start, node: node.clone(), host, over_link, groups };
     let mut result = Ok(());
     let finish = {
         let mut workload = std::pin::pin!(workload::run(context, &mut inbox));
         tokio::select! {
             finish = &mut workload => finish,
-            left = dispatch(link, &node, &calls, &stop, &answers) => {
+            left = dispatch(link, &node, &calls, &stop, &answers, &taken) => {
                 answers.close();
                 // Gone or gone mad: either way nobody is there to take the workload's last words slowly.
                 result = left;
@@ -166,6 +178,7 @@ async fn dispatch(
     calls: &mpsc::Sender<Call>,
     stop: &watch::Sender<Option<Instant>>,
     answers: &Answers,
+    taken: &Notify,
 ) -> Result<(), SessionError> {
     loop {
         match link.receive().await? {
@@ -187,7 +200,8 @@ async fn dispatch(
             Some(ToAgent::HostReply(number, answer, body)) => answers.reply(number, answer, body),
             Some(ToAgent::HostData(number, event, body)) => answers.data(number, event, body),
             Some(ToAgent::HostMore(number)) => answers.more(number),
-            Some(other @ (ToAgent::Welcome(_) | ToAgent::Artifact(_))) => {
+            Some(ToAgent::CompiledMore) => taken.notify_one(),
+            Some(other @ (ToAgent::Welcome(_) | ToAgent::Artifact(_) | ToAgent::Compiled(_))) => {
                 return Err(SessionError::OutOfTurn(name(&other)));
             }
         }
@@ -214,6 +228,8 @@ fn name(message: &ToAgent) -> &'static str {
     match message {
         ToAgent::Welcome(_) => "Welcome",
         ToAgent::Artifact(_) => "Artifact",
+        ToAgent::Compiled(_) => "Compiled",
+        ToAgent::CompiledMore => "CompiledMore",
         ToAgent::Start(_) => "Start",
         ToAgent::Invoke(..) => "Invoke",
         ToAgent::Stop { .. } => "Stop",

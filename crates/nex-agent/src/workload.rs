@@ -26,6 +26,8 @@ pub(crate) struct Context {
     pub(crate) node: Sender<ToNode>,
     /// The node's host services.
     pub(crate) host: Host,
+    /// How compiled code comes and goes, where agent and node share no files.
+    pub(crate) over_link: Option<wasm::OverLink>,
     /// Where process groups are known to the guard.
     pub(crate) groups: Groups,
 }

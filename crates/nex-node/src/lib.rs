@@ -6,6 +6,7 @@
 //! Life: [`check`] → build → run → drain; [`run`] is all of it. Every module says in its header what it promises.
 
 pub mod artifact;
+pub mod compiled;
 pub mod config;
 pub mod connection;
 pub mod control;

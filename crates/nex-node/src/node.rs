@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::artifact::ArtifactCache;
+use crate::compiled::CompiledStore;
 use crate::config::{Config, PublicNatsServer};
 use crate::connection::Connection;
 use crate::control::{self, Control};
@@ -86,6 +87,7 @@ impl Node {
         let tags = host::tags(&config, &node_id);
         let shared = Arc::new(Shared {
             artifacts: ArtifactCache::new(state.path("artifacts"), config.artifact_cache_bytes),
+            compiled: CompiledStore::new(state.path("compiled-guest")),
             table: Table::new(config.node_limits, config.allow_duplicate_workloads),
             publisher: Publisher::spawn(nats.client.clone(), &node_id),
             services: HostServices::on_nats(nats.client.clone(), config.host_services.settings.clone()),

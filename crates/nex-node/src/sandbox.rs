@@ -58,6 +58,9 @@ pub fn problems(config: &Config) -> Vec<String> {
     problems
 }
 
+/// Processors that Firecracker gives a machine at most.
+const MOST_VCPUS: u64 = 32;
+
 /// What a person can do where microVMs cannot run.
 const WAYS_OUT: &str = "`nex node preflight` looks for what microVMs take and says how to get it. Without KVM set vmm to \"qemu\" \
     for microVMs that are translated, or run workloads as processes of the node's user with --no-sandbox (no_sandbox)";
@@ -73,6 +76,9 @@ fn firecracker_problems(config: &Config) -> Vec<String> {
         if !rustix::process::geteuid().is_root() {
             problems.push(FirecrackerError::NotRoot.to_string());
         }
+    }
+    if config.machine_template.vcpu_count > MOST_VCPUS {
+        problems.push(format!("machine_template.vcpu_count: Firecracker gives a machine {MOST_VCPUS} processors at most"));
     }
     if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         let help = match error.kind() {

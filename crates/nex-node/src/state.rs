@@ -8,6 +8,7 @@
 //!               used-claims   digests of claims that were used, which are not used again
 //!               artifacts/    artifacts by SHA-256
 //!               compiled/     compiled WebAssembly, trusted by the agents
+//!               compiled-guest/   the same from machines and for machines; opaque to the node
 //!               agents/       one folder per living agent
 //!               nats/         data of a nats-server that the node runs itself
 //! ```
@@ -74,7 +75,7 @@ impl StateDir {
         let root = &std::path::absolute(root).map_err(failed)?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
         let lock = lock(root)?;
-        for dir in ["workloads", "artifacts", "compiled", "agents"] {
+        for dir in ["workloads", "artifacts", "compiled", "compiled-guest", "agents"] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(root.join(dir)).map_err(failed)?;
         }
         let (node_key, _) = NodeKey::load_or_create(&root.join("node.nk"))?;

@@ -68,6 +68,8 @@ pub enum Monitor {
         firecracker: Program,
         /// `jailer`.
         jailer: Program,
+        /// Whether it is used, which only root can.
+        jailed: bool,
     },
     /// QEMU.
     Qemu {

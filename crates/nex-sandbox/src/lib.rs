@@ -1,6 +1,6 @@
 //! Isolated places for agents, and the warm pool of them.
 //!
-//! A [`Sandbox`] prepares an [`Agent`]: a place of its own (a child process, later a microVM) in which an agent has
+//! A [`Sandbox`] prepares an [`Agent`]: a place of its own (a child process or a microVM) in which an agent has
 //! shaken hands and waits for its one workload. The [`Pool`] keeps some of them ready and hands each over once.
 //!
 //! Promises: what is handed over is owned by the taker alone and is ready; dropping or destroying an agent ends

@@ -112,6 +112,9 @@ async fn a_guest_that_takes_all_it_can_harms_only_itself() -> Result<()> {
     intruder(&world, pieces, "fills", &["fill", "stay"]).await?;
     let filled = line(&mut logs, "fill").await?;
     assert!(filled.contains("stopped after"), "{filled}");
+    intruder(&world, pieces, "forks", &["fork", "stay"]).await?;
+    let forked = line(&mut logs, "fork").await?;
+    assert!(forked.contains("stopped after"), "{forked}");
     intruder(&world, pieces, "eats", &["eat"]).await?;
     let ended = tokio::time::timeout(BOOT, events.next("workload_undeployed")).await??;
     assert_eq!(ended["workload_name"], "eats", "{ended}");

@@ -9,7 +9,7 @@
 //! is asked with its next call, which need not wait for its own deadline when the worker is not there for it.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nex_protocol::link::message::{Exit, Failure, FailureKind, Outcome};
@@ -99,7 +99,7 @@ pub(crate) struct Function {
     probe: Option<Probe>,
     /// Pings so far, and what makes numbers of them that cannot be guessed: a function can write pongs too.
     pings: u64,
-    secret: RandomState,
+    secret: [u8; 16],
     /// Whether the worker had a call since it was asked whether it computes without one.
     busy: bool,
     /// Whether the worker ever had a call.
@@ -160,7 +160,7 @@ impl Function {
             replace_at: Instant::now(),
             probe: None,
             pings: 0,
-            secret: RandomState::new(),
+            secret: secret(),
             busy: false,
             served: false,
             look_idle: Some((Instant::now() + LOOK_IDLE, None)),
@@ -273,7 +273,7 @@ impl Function {
             let mut ping = None;
             if std::mem::take(&mut rested) {
                 self.pings += 1;
-                let probe = Probe::idle(self.secret.hash_one(self.pings));
+                let probe = Probe::idle(number(&self.secret, self.pings));
                 ping = Some(probe.number);
                 self.probe = Some(probe);
             }
@@ -363,7 +363,7 @@ impl Function {
     fn ping(&mut self) {
         let Some(worker) = &self.worker else { return };
         self.pings += 1;
-        let probe = Probe::new(self.secret.hash_one(self.pings));
+        let probe = Probe::new(number(&self.secret, self.pings));
         worker.ping(probe.number);
         self.probe = Some(probe);
     }
@@ -387,7 +387,7 @@ impl Function {
         self.look_idle = Some((Instant::now() + LOOK_IDLE, Some(computed)));
         if self.probe.is_none() {
             self.pings += 1;
-            let probe = Probe::idle(self.secret.hash_one(self.pings));
+            let probe = Probe::idle(number(&self.secret, self.pings));
             worker.ping(probe.number);
             self.probe = Some(probe);
         }
@@ -581,4 +581,20 @@ pub(crate) fn garbage(error: impl std::fmt::Display) -> String {
 pub(crate) fn last_words(ended: &Ended, doing: &str) -> String {
     let words = ended.last_line.as_deref().map(|line| format!(": {line}")).unwrap_or_default();
     format!("the worker ended while {doing} ({}){words}", ended.status)
+}
+
+/// Asked of the system here and now: what the standard library keeps for its maps may be the same in every machine that is a
+/// copy of another.
+fn secret() -> [u8; 16] {
+    let mut secret = [0; 16];
+    // There is nothing to wait for and nothing that could fail in so few bytes, except on a system that has none at all.
+    let _ = rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty());
+    secret
+}
+
+/// A number that who does not know the secret cannot guess.
+fn number(secret: &[u8; 16], count: u64) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (secret, count).hash(&mut hasher);
+    hasher.finish()
 }

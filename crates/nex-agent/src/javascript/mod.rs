@@ -55,7 +55,7 @@ pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
 }
 
 fn settings(context: Context) -> Result<Settings, String> {
-    let Context { welcome, start, node, host, groups } = context;
+    let Context { welcome, start, node, host, groups, .. } = context;
     let deno = welcome.deno.ok_or("this node has no Deno, which JavaScript functions need (version 2 or later)")?;
     let source = source::read(&start.artifact, start.limits.script_bytes)?;
     worker::install(&welcome.work_dir).map_err(|error| format!("the agent's folder cannot be written: {error}"))?;

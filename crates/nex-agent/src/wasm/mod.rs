@@ -4,11 +4,13 @@
 //! on the thread of the link ([`turn`]); all others run on a runtime of their own ([`Guests`]): guest code that computes
 //! for long takes its share of the processors there, and no more than a moment of the link's time. At most
 //! `limits.concurrency` calls run; more wait, until their deadline. [`engine`] and [`program`] make what is run,
-//! [`run_once`] runs it, [`services`] is what a component may ask of the node.
+//! [`run_once`] runs it, [`cache`] spares compiling it again, [`services`] is what a component may ask of the node.
 
 mod bindings;
 mod cache;
 mod engine;
+mod fresh;
+mod given;
 mod guest;
 mod memory;
 mod program;
@@ -24,8 +26,13 @@ use nex_protocol::link::message::{Failure, FailureKind, ToNode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use wasmtime::Engine;
 
+use self::cache::Kept;
 use self::engine::{Guests, Ticker};
+use self::fresh::Fresh;
+pub(crate) use self::fresh::OverLink;
+pub(crate) use self::given::Given;
 use self::run_once::{Function, Place};
 use crate::call::{self, Call};
 use crate::host::Host;
@@ -33,41 +40,64 @@ use crate::workload::{self, Context, Finish, Inbox};
 
 /// Runs a function's calls until it is told to stop.
 pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
-    let Context { welcome, start, node, host, .. } = context;
+    let Context { welcome, start, node, host, over_link, .. } = context;
     let concurrency = engine::slots(&start.limits);
+    let (given, taken) = over_link.map(|OverLink { given, taken }| (given, taken)).unzip();
     let prepare = {
         let node = node.clone();
-        move || prepare(&start, welcome.compiled_dir.as_deref(), node, host)
+        move || {
+            let engine = engine::create(&start.limits).map_err(failed)?;
+            let kept = match given {
+                Some(given) => Kept::link(&engine, given),
+                None => Kept::folder(&engine, welcome.compiled_dir.as_deref(), &start.sha256),
+            };
+            prepare(engine, &start, &kept, node, host)
+        }
     };
     // Compiling takes as long as it takes, away from the threads that answer the node.
     let prepared = tokio::select! {
         prepared = tokio::task::spawn_blocking(prepare) => prepared,
         () = workload::stopped(&mut inbox.stop) => return Finish::stopped_early(),
     };
-    let (function, guests) = match prepared {
+    let (function, guests, fresh) = match prepared {
         Ok(Ok(prepared)) => prepared,
         Ok(Err(why)) => return Finish::Rejected(why),
         Err(error) => return Finish::Rejected(format!("the WebAssembly engine failed: {error}")),
     };
     let _ = node.send(ToNode::Started { process_group: None }).await;
-    serve(&function, &guests, concurrency, &node, inbox).await;
+    let send = async {
+        if let (Some(fresh), Some(taken)) = (fresh, &taken) {
+            fresh.send(&node, taken).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    // Beside the calls, and no longer than there are any.
+    tokio::select! {
+        biased;
+        () = serve(&function, &guests, concurrency, &node, inbox) => {}
+        () = send => {}
+    }
     Finish::stopped()
 }
 
-type Prepared = (Arc<Function>, Guests);
+type Prepared = (Arc<Function>, Guests, Option<Fresh>);
+
+fn failed(error: wasmtime::Error) -> String {
+    format!("the WebAssembly engine failed: {error:#}")
+}
 
 fn prepare(
+    engine: Engine,
     start: &nex_protocol::link::message::Start,
-    compiled_dir: Option<&std::path::Path>,
+    kept: &Kept,
     node: Sender<ToNode>,
     host: Host,
 ) -> Result<Prepared, String> {
-    let engine = engine::create(&start.limits).map_err(|error| format!("the WebAssembly engine failed: {error:#}"))?;
-    let program = program::prepare(&engine, start, compiled_dir).map_err(|error| error.to_string())?;
+    let (program, fresh) = program::prepare(&engine, start, kept).map_err(|error| error.to_string())?;
     let ticker = Ticker::start(engine.clone()).map_err(|error| format!("no thread for the engine: {error}"))?;
     let guests = Guests::start().map_err(|error| format!("no threads for the engine: {error}"))?;
     let function = Function::new(engine, ticker, program, start, node, host);
-    Ok((Arc::new(function), guests))
+    Ok((Arc::new(function), guests, fresh))
 }
 
 /// Takes calls until told to stop, then lets those that run finish within the grace.

@@ -13,7 +13,8 @@ use wasmtime_wasi::p1;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use super::bindings::HandlerPre;
-use super::cache::Slot;
+use super::cache::Kept;
+use super::fresh::{Code, Fresh};
 use super::guest::Guest;
 use super::services;
 
@@ -67,44 +68,48 @@ fn form(artifact: &[u8]) -> Option<Form> {
     }
 }
 
-/// Prepares an artifact.
-pub(crate) fn prepare(engine: &Engine, start: &Start, folder: Option<&Path>) -> Result<Program, NotAFunction> {
+/// Prepares an artifact; gives what was compiled with it, where the node is to keep it.
+pub(crate) fn prepare(engine: &Engine, start: &Start, kept: &Kept) -> Result<(Program, Option<Fresh>), NotAFunction> {
     let artifact = std::fs::read(&start.artifact)?;
-    let slot = Slot::new(engine, folder, &start.sha256);
     match form(&artifact).ok_or(NotAFunction::NotWasm)? {
         Form::Module if start.host_services => Err(NotAFunction::NoHostServices),
-        Form::Module => link_module(engine, &module(engine, &artifact, slot.as_ref())?),
-        Form::Component => link_component(engine, &component(engine, &artifact, slot.as_ref())?),
+        Form::Module => {
+            let (module, fresh) = module(engine, &artifact, kept)?;
+            Ok((link_module(engine, &module)?, fresh))
+        }
+        Form::Component => {
+            let (component, fresh) = component(engine, &artifact, kept)?;
+            Ok((link_component(engine, &component)?, fresh))
+        }
     }
 }
 
-fn module(engine: &Engine, artifact: &[u8], slot: Option<&Slot>) -> Result<Module, NotAFunction> {
+fn module(engine: &Engine, artifact: &[u8], kept: &Kept) -> Result<(Module, Option<Fresh>), NotAFunction> {
     // SAFETY: `deserialize_file` runs what is in the file, so the file must be what `Module::serialize` of this engine
-    // wrote. The folder is the node's own, of mode 0700 (see `super::cache` for who reaches it); files in it are made by `Slot::store`
-    // only, appear whole, and are named for the engine's compatibility hash, which the engine checks once more.
+    // wrote. In a folder: it is the node's own, of mode 0700 (see `super::cache` for who reaches it); files in it are made by
+    // `Slot::store` only, appear whole, and are named for the engine's compatibility hash, which the engine checks once more.
+    // Over the link: it came from the node, which this agent believes, whole and with that hash, and the node had it from an
+    // agent with the same artifact; no workload reaches the agent's folder before it has started. Were it something else, it
+    // would run where its artifact's code runs anyway: alone in this machine.
     let deserialize = |file: &Path| unsafe { Module::deserialize_file(engine, file) };
-    if let Some(module) = slot.and_then(|slot| slot.load(deserialize)) {
-        return Ok(module);
+    if let Some(module) = kept.load(deserialize) {
+        return Ok((module, None));
     }
     let module = Module::from_binary(engine, artifact).map_err(|error| NotAFunction::Invalid(one_line(&error)))?;
-    if let (Some(slot), Ok(code)) = (slot, module.serialize()) {
-        slot.store(&code);
-    }
-    Ok(module)
+    let fresh = kept.keep(engine, artifact.len() as u64, Code::Module(module.clone()));
+    Ok((module, fresh))
 }
 
-fn component(engine: &Engine, artifact: &[u8], slot: Option<&Slot>) -> Result<Component, NotAFunction> {
+fn component(engine: &Engine, artifact: &[u8], kept: &Kept) -> Result<(Component, Option<Fresh>), NotAFunction> {
     // SAFETY: as for modules, above.
     let deserialize = |file: &Path| unsafe { Component::deserialize_file(engine, file) };
-    if let Some(component) = slot.and_then(|slot| slot.load(deserialize)) {
-        return Ok(component);
+    if let Some(component) = kept.load(deserialize) {
+        return Ok((component, None));
     }
     let component =
         Component::from_binary(engine, artifact).map_err(|error| NotAFunction::Invalid(one_line(&error)))?;
-    if let (Some(slot), Ok(code)) = (slot, component.serialize()) {
-        slot.store(&code);
-    }
-    Ok(component)
+    let fresh = kept.keep(engine, artifact.len() as u64, Code::Component(component.clone()));
+    Ok((component, fresh))
 }
 
 fn link_module(engine: &Engine, module: &Module) -> Result<Program, NotAFunction> {

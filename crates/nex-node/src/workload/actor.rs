@@ -26,6 +26,7 @@ use super::table::{Table, Workload};
 use super::trigger::{Function, Triggers};
 use super::{Counters, Origin, Record, Spec, State, Status, millis};
 use crate::artifact::{Artifact, ArtifactCache};
+use crate::compiled::CompiledStore;
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::lame_duck::LameDuck;
@@ -57,6 +58,8 @@ pub struct Shared {
     pub nats: Connection,
     /// The cache of artifacts.
     pub artifacts: ArtifactCache,
+    /// What machines have compiled.
+    pub compiled: CompiledStore,
     /// Ready agents.
     pub pool: Pool,
     /// All workloads.

@@ -16,6 +16,7 @@ use super::actor::{Actor, Ended};
 use super::call::Instance;
 use super::host_calls::{HostCalls, ProtocolBroken};
 use super::{Origin, Record, State, millis};
+use crate::compiled::Exchange;
 
 /// Time between two pings; this many unanswered ones in a row mean that the agent hangs.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -32,6 +33,8 @@ pub(super) struct Hosted {
     pub(super) place: Box<dyn Place>,
     /// Host calls of a function; none for a service, which has no business with them.
     pub(super) calls: Option<HostCalls>,
+    /// Compiled code of a Wasm function in a machine; none for others, which have no business with it.
+    pub(super) compiled: Option<Exchange>,
 }
 
 impl Actor {
@@ -74,6 +77,9 @@ impl Actor {
         self.instance.send_replace(Some(Arc::clone(&instance)));
         self.running();
         let mut ended = self.watch(&mut hosted, &instance).await;
+        if let (Ended::Lost(_), Some(compiled)) = (&ended, &hosted.compiled) {
+            compiled.agent_lost();
+        }
         // Killed is killed: only the place knows why.
         if hosted.place.ran_out_of_memory() {
             let took = ": it took more memory than it may";
@@ -142,6 +148,9 @@ impl Actor {
     fn handle(&self, message: ToNode, hosted: &mut Hosted, instance: &Instance) -> Option<Ended> {
         match message {
             ToNode::Outcome(call, elapsed_ns, outcome) => {
+                if let (Some(compiled), Ok(_)) = (&mut hosted.compiled, &outcome) {
+                    compiled.works();
+                }
                 instance.settle(call, (elapsed_ns, outcome));
                 None
             }
@@ -161,9 +170,14 @@ impl Actor {
                 calls.cancel(number);
                 Ok(())
             }),
-            ToNode::Hello(_) | ToNode::Started { .. } | ToNode::Rejected(_) => {
-                Some(Ended::Lost("the agent broke the protocol".to_owned()))
-            }
+            ToNode::Compiled(piece) => match &mut hosted.compiled {
+                Some(compiled) => {
+                    compiled.take(piece, &hosted.sender);
+                    None
+                }
+                None => Some(broke_the_protocol()),
+            },
+            ToNode::Hello(_) | ToNode::Started { .. } | ToNode::Rejected(_) => Some(broke_the_protocol()),
         }
     }
 
@@ -216,6 +230,10 @@ async fn progress(calls: &mut Option<HostCalls>) {
     }
 }
 
+fn broke_the_protocol() -> Ended {
+    Ended::Lost("the agent broke the protocol".to_owned())
+}
+
 fn lost_by(error: &LinkError) -> String {
     format!("the agent was lost: {error}")
 }
@@ -227,8 +245,8 @@ impl Hosted {
     }
 
     pub(super) async fn destroy(self) {
-        let Hosted { sender, receiver, lost, place, calls } = self;
-        drop((sender, receiver, lost, calls));
+        let Hosted { sender, receiver, lost, place, calls, compiled } = self;
+        drop((sender, receiver, lost, calls, compiled));
         place.destroy().await;
     }
 }

@@ -13,7 +13,7 @@ use nex_link::Sender;
 use nex_protocol::control::deploy::NatsConnection;
 use nex_protocol::event::Event;
 use nex_protocol::link::message::{Limits, Start, ToAgent, ToNode};
-use nex_protocol::{Code, Environment, Fault};
+use nex_protocol::{Code, Environment, Fault, WorkloadType};
 use nex_sandbox::{Agent, Resources};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
@@ -67,7 +67,11 @@ impl Actor {
             Fault::new(Code::PoolExhausted, format!("Failed to get agent client from pool: {error}"))
         })?;
         let Agent { sender, receiver, lost, place, shares_files, .. } = agent;
-        let mut hosted = Hosted { sender, receiver, lost, place, calls: None };
+        // Only a machine's agent compiles for later ones: any other has a folder for it.
+        let compiles = !shares_files && self.spec.r#type == WorkloadType::Wasm;
+        let compiled =
+            compiles.then(|| self.shared.compiled.exchange(&self.spec.namespace, &artifact.sha256, artifact.size));
+        let mut hosted = Hosted { sender, receiver, lost, place, calls: None, compiled };
         if let Err(fault) = self.hand_over(&mut hosted, shares_files, &artifact, environment).await {
             hosted.destroy().await;
             return Err(fault);
@@ -141,7 +145,13 @@ impl Actor {
         }
         if !shares_files {
             // A machine that hangs takes nothing, and nobody pings it yet.
-            let sent = timeout(within, send_artifact(&hosted.sender, &artifact.path));
+            let sent = timeout(within, async {
+                send_artifact(&hosted.sender, &artifact.path).await?;
+                if let Some(compiled) = &mut hosted.compiled {
+                    compiled.give(&hosted.sender).await;
+                }
+                Ok::<(), std::io::Error>(())
+            });
             let sent = sent.await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
             sent.map_err(|error| failed(&format_args!("the artifact cannot be sent to the agent: {error}")))?;
         }
@@ -168,7 +178,11 @@ impl Actor {
                 }
             }
         });
-        let process_group = match answer.await {
+        let answer = answer.await;
+        if let (Some(compiled), Ok(Ok(None) | Err(_)) | Err(_)) = (&hosted.compiled, &answer) {
+            compiled.agent_lost();
+        }
+        let process_group = match answer {
             Ok(Ok(Some(ToNode::Started { process_group }))) => process_group,
             Ok(Ok(Some(ToNode::Rejected(rejection)))) => {
                 return Err(failed(&format_args!("workload rejected by agent: {}", rejection.message)));

@@ -18,7 +18,8 @@ pub(super) fn network(network: &Network) -> Vec<Finding> {
         Network::None => Vec::new(),
         Network::Builtin => builtin(),
         Network::Auto(cni) if cni.complete() => by_plugins(cni),
-        Network::Auto(_) => builtin(),
+        // Without it a node starts, and its machines have no network.
+        Network::Auto(_) => builtin().into_iter().map(|finding| finding.needed(false)).collect(),
         Network::Cni(cni) => by_plugins(cni),
     }
 }

@@ -19,7 +19,7 @@ const MOST: u64 = 16 << 10;
 
 pub(super) fn monitor(monitor: &Monitor) -> Vec<Finding> {
     match monitor {
-        Monitor::Firecracker { firecracker, jailer } => {
+        Monitor::Firecracker { firecracker, jailer, jailed } => {
             let remedy = Remedy::Download(Piece::Firecracker);
             let (first, version) = versioned(firecracker, "Firecracker VM monitor", fits);
             let same = |other: &str| match &version {
@@ -27,7 +27,13 @@ pub(super) fn monitor(monitor: &Monitor) -> Vec<Finding> {
                 _ => fits(other),
             };
             let (second, _) = versioned(jailer, "Firecracker's jailer", same);
-            vec![first.remedied_by(remedy), second.remedied_by(remedy)]
+            let mut found = vec![first.remedied_by(remedy), second.needed(*jailed).remedied_by(remedy)];
+            if *jailed && !rustix::process::geteuid().is_root() {
+                let what = "root, for Firecracker's jailer: this user is not";
+                let mend = "run the node, and this check, as root; or set no_jailer, and machines run as the node's user";
+                found.push(Finding::wrong(Group::Binaries, "root", what, mend));
+            }
+            found
         }
         Monitor::Qemu { qemu } => {
             let (finding, _) = versioned(qemu, "QEMU", |_| Ok(()));
@@ -194,6 +200,7 @@ mod tests {
             let monitor = Monitor::Firecracker {
                 firecracker: program(folder.path(), "firecracker", &format!("echo Firecracker v{one}")),
                 jailer: program(folder.path(), "jailer", &format!("echo Jailer v{other}")),
+                jailed: true,
             };
             super::monitor(&monitor)
         };

@@ -5,6 +5,7 @@
 //!   Hello         ->                    once, first
 //!                 <-  Welcome           once
 //!                 <-  Artifact          any number, where agent and node share no files
+//!                 <-  Compiled          any number, as well; see [`super::compiled`]
 //!                 <-  Start             once
 //!   Started | Rejected ->               once, answers Start
 //!                 <-  Invoke(call)      functions, many in flight
@@ -12,6 +13,7 @@
 //!                 <-  Ping(call)
 //!   Pong(call)    ->
 //!   Log           ->                    any time
+//!   Compiled … <-> CompiledMore         what the agent compiled; see [`super::compiled`]
 //!   HostCall(n) … <-> HostReply(n)      host services; see [`super::host`]
 //!                 <-  Stop              once; afterwards the agent ends
 //!   Exited        ->                    the workload ended, by itself or because of Stop
@@ -23,6 +25,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::compiled::{Compiled, EngineName};
 use super::frame::Frame;
 use super::host::{HostError, HostReply, HostRequest, WatchEvent};
 use crate::environment::{Environment, clear_json};
@@ -85,7 +88,8 @@ pub struct Welcome {
     pub agent_id: String,
     /// Folder of the agent's own: made by the node, removed by it when the agent is gone.
     pub work_dir: PathBuf,
-    /// Folder for compiled artifacts, shared by the agents of a node and trusted by them.
+    /// Folder for compiled artifacts, shared by the agents of a node and trusted by them. None in a machine, where compiled
+    /// code comes and goes over the link.
     pub compiled_dir: Option<PathBuf>,
     /// Deno, for JavaScript functions.
     pub deno: Option<PathBuf>,
@@ -135,6 +139,10 @@ pub enum ToAgent {
     Welcome(Welcome),
     /// The next piece of the artifact.
     Artifact(Bytes),
+    /// The next piece of what an earlier agent compiled of this artifact.
+    Compiled(Compiled),
+    /// A piece of compiled code was taken; the next one is wanted.
+    CompiledMore,
     /// See [`Start`].
     Start(Box<Start>),
     /// See [`Invoke`]; call number and payload beside it.
@@ -268,6 +276,8 @@ pub enum ToNode {
     HostMore(u64),
     /// A host call is given up.
     HostCancel(u64),
+    /// The next piece of what this agent compiled.
+    Compiled(Compiled),
 }
 
 pub(super) mod kind {
@@ -280,6 +290,8 @@ pub(super) mod kind {
     pub(super) const HOST_DATA: u8 = 7;
     pub(super) const HOST_MORE: u8 = 8;
     pub(super) const ARTIFACT: u8 = 9;
+    pub(super) const KEPT_CODE: u8 = 10;
+    pub(super) const COMPILED_MORE: u8 = 11;
     pub(super) const HELLO: u8 = 65;
     pub(super) const STARTED: u8 = 66;
     pub(super) const REJECTED: u8 = 67;
@@ -291,6 +303,7 @@ pub(super) mod kind {
     pub(super) const HOST_UPLOAD: u8 = 73;
     pub(super) const HOST_CANCEL: u8 = 74;
     pub(super) const HOST_TAKEN: u8 = 75;
+    pub(super) const COMPILED: u8 = 76;
 }
 
 #[derive(Serialize, Deserialize)]
@@ -316,6 +329,12 @@ struct OutcomeHead {
 struct LogHead {
     level: Level,
     text: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CompiledHead {
+    engine: EngineName,
+    size: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -354,6 +373,15 @@ pub fn head<T: DeserializeOwned>(frame: &Frame) -> Result<T, MessageError> {
     serde_json::from_slice(&frame.head).map_err(|source| MessageError::Head { kind: frame.kind, source })
 }
 
+fn compiled(kind: u8, Compiled { engine, size, piece }: Compiled) -> Result<Frame, serde_json::Error> {
+    frame(kind, 0, &CompiledHead { engine, size }, piece)
+}
+
+fn from_compiled(frame: Frame) -> Result<Compiled, MessageError> {
+    let CompiledHead { engine, size } = head(&frame)?;
+    Ok(Compiled { engine, size, piece: frame.body })
+}
+
 fn bare(kind: u8, call: u64) -> Frame {
     Frame { kind, call, head: Bytes::new(), body: Bytes::new() }
 }
@@ -367,6 +395,8 @@ impl Message for ToAgent {
                 Ok(Frame { kind: kind::START, call: 0, head, body: Bytes::new() })
             }
             ToAgent::Artifact(body) => Ok(Frame { kind: kind::ARTIFACT, call: 0, head: Bytes::new(), body }),
+            ToAgent::Compiled(piece) => compiled(kind::KEPT_CODE, piece),
+            ToAgent::CompiledMore => Ok(bare(kind::COMPILED_MORE, 0)),
             ToAgent::Invoke(call, invoke, payload) => frame(kind::INVOKE, call, &invoke, payload),
             ToAgent::Stop { grace_ms } => frame(kind::STOP, 0, &StopHead { grace_ms }, Bytes::new()),
             ToAgent::Ping(call) => Ok(bare(kind::PING, call)),
@@ -387,6 +417,8 @@ impl Message for ToAgent {
             kind::WELCOME => ToAgent::Welcome(head(&frame)?),
             kind::START => ToAgent::Start(head(&frame)?),
             kind::ARTIFACT => ToAgent::Artifact(frame.body),
+            kind::KEPT_CODE => ToAgent::Compiled(from_compiled(frame)?),
+            kind::COMPILED_MORE => ToAgent::CompiledMore,
             kind::INVOKE => ToAgent::Invoke(frame.call, head(&frame)?, frame.body),
             kind::STOP => ToAgent::Stop { grace_ms: head::<StopHead>(&frame)?.grace_ms },
             kind::PING => ToAgent::Ping(frame.call),
@@ -429,6 +461,7 @@ impl Message for ToNode {
             }
             ToNode::HostMore(number) => Ok(bare(kind::HOST_TAKEN, number)),
             ToNode::HostCancel(number) => Ok(bare(kind::HOST_CANCEL, number)),
+            ToNode::Compiled(piece) => compiled(kind::COMPILED, piece),
         }
     }
 
@@ -454,6 +487,7 @@ impl Message for ToNode {
             kind::HOST_UPLOAD => ToNode::HostData(frame.call, frame.body),
             kind::HOST_TAKEN => ToNode::HostMore(frame.call),
             kind::HOST_CANCEL => ToNode::HostCancel(frame.call),
+            kind::COMPILED => ToNode::Compiled(from_compiled(frame)?),
             other => return Err(MessageError::UnknownKind(other)),
         })
     }
@@ -472,6 +506,20 @@ mod tests {
         assert_eq!(ToNode::from_frame(failed.clone().into_frame().unwrap()).unwrap(), failed);
         let ToNode::Outcome(_, _, Err(failure)) = failed else { unreachable!() };
         assert_eq!(failure.message, "a b");
+    }
+
+    #[test]
+    fn compiled_code_survives_its_frames_and_names_an_engine() {
+        let piece = Compiled { engine: [7; 16].into(), size: 1 << 20, piece: Bytes::from_static(b"\x7fELF\xff") };
+        let up = ToNode::Compiled(piece.clone());
+        let down = ToAgent::Compiled(piece);
+        let mut frame = up.clone().into_frame().unwrap();
+        assert_eq!(ToNode::from_frame(frame.clone()).unwrap(), up);
+        assert_eq!(ToAgent::from_frame(down.clone().into_frame().unwrap()).unwrap(), down);
+        let more = ToAgent::CompiledMore.into_frame().unwrap();
+        assert_eq!(ToAgent::from_frame(more).unwrap(), ToAgent::CompiledMore);
+        frame.head = Bytes::from_static(br#"{"engine":"../../../../../../../etc/passwd.","size":1}"#);
+        assert!(matches!(ToNode::from_frame(frame), Err(MessageError::Head { .. })));
     }
 
     proptest! {

@@ -4,9 +4,10 @@
 //! ([`message::ToNode::Hello`]), the node answers [`message::ToAgent::Welcome`]; from then on the agent takes exactly
 //! one workload. Who the workload belongs to is known from the link; nothing on it names a namespace to be believed.
 
+pub mod compiled;
 pub mod frame;
 pub mod host;
 pub mod message;
 
 /// Version of the link protocol. A node and an agent must agree on it; both come from one release.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;

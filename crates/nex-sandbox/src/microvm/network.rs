@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use nex_network::Slot;
 use nex_protocol::machine::GuestNetwork;
 use rustix::fs::{Mode, OFlags, open};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use tokio::process::Command;
 
 /// A network that was made for one machine.
@@ -22,6 +22,19 @@ pub(super) struct Attached {
 impl Attached {
     pub(super) fn of(slot: &Slot) -> Self {
         Self { namespace: slot.namespace().to_owned(), tap: slot.tap().to_owned(), guest: slot.guest().clone() }
+    }
+}
+
+/// Has a program start where there is no network at all, as far as this process may: a monitor that is taken over by its
+/// guest is not to have the host's.
+pub(super) fn without(command: &mut Command) {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed, and the child has one thread and shares no
+    // table of descriptors. The closure makes one plain system call, allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(|| Ok(unshare_unsafe(UnshareFlags::NEWNET)?));
     }
 }
 

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use tokio::process::Command;
 
 use super::firecracker::model::TokenBucket;
-use super::network::{Attached, enter};
+use super::network::{Attached, enter, without};
 use super::{MachineSettings, ScratchSpace, die_with};
 
 /// Socket of the link in the machine's folder.
@@ -120,6 +120,8 @@ impl Qemu {
                 .arg(format!("tap,id=net,ifname={},script=no,downscript=no", network.tap))
                 .args(["-device", "virtio-net-device,netdev=net"]);
             enter(&mut command, network.namespace.clone());
+        } else {
+            without(&mut command);
         }
         command
             .stdin(Stdio::null())

@@ -56,6 +56,7 @@ fn machines(config: &Config, nameservers: &[IpAddr]) -> Machines {
                 named(config.firecracker_path.as_ref(), "NEX_FIRECRACKER"),
             ),
             jailer: program(config, "jailer", "jailer_path", named(config.jailer_path.as_ref(), "NEX_JAILER")),
+            jailed: !config.no_jailer,
         },
         Vmm::Qemu => {
             let name = if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };

@@ -112,7 +112,8 @@ impl Root {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
         }
         match fs::hard_link(&file, &target) {
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            // Nor may everybody link what is another's (`fs.protected_hardlinks`).
+            Err(error) if matches!(error.kind(), io::ErrorKind::CrossesDevices | io::ErrorKind::PermissionDenied) => {
                 fs::hard_link(brought_over(&file, shared)?, &target)
             }
             other => other,

@@ -227,6 +227,9 @@ impl Firecracker {
                 command
             }
         };
+        if network.is_none() {
+            super::network::without(&mut command);
+        }
         command
             // What it tells of itself comes between the guest's lines.
             .args(["--api-sock", API, "--level", "Warning"])
@@ -360,7 +363,7 @@ async fn configure(api: &mut Api, settings: &MachineSettings, machine: &Machine)
     }
     api.put("/vsock", &model::Vsock { guest_cid: GUEST_CID, uds_path: VSOCK }).await?;
     api.put("/entropy", &model::Entropy {}).await?;
-    // Taken from the guest while it has more than it needs, and given back before it would kill a process.
+    // Empty: for who wants to take memory back from outside. A guest in need gets it before it would kill a process.
     let balloon = model::Balloon { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s: 0 };
     api.put("/balloon", &balloon).await
 }
