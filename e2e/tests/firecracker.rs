@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -124,7 +124,7 @@ async fn every_release_boots_once_and_restores_from_then_on() -> Result<()> {
 
         eventually("the pool is full again", || async { machines(&world) == 4 }).await?;
         let users: Vec<_> = descendants(world.node.process().pid()).iter().filter_map(|pid| user(*pid)).collect();
-        assert!(users.iter().any(|user| *user >= 300_000), "machines run as users of their own: {users:?}");
+        assert!(users.iter().any(|user| *user >= 1_900_000_000), "machines run as users of their own: {users:?}");
         assert!(world.stop(&function).await?.stopped);
         let left = descendants(world.node.process().pid());
         assert_eq!(world.node.terminate().await?.code(), Some(0));
@@ -241,5 +241,34 @@ async fn without_its_jailer_firecracker_runs_as_the_node_and_the_tags_say_so() -
     let module = fs::read(examples()?.wasm()?)?;
     world.function("echo", WorkloadType::Wasm, &module, "vm.echo").await?;
     assert!(body(&world.call("vm.echo", "hello").await?)?.starts_with(b"hello"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_machine_compiled_is_not_compiled_again_by_the_next() -> Result<()> {
+    let Some(stand_in) = StandIn::with(json!({}))? else { return Ok(()) };
+    let world = stand_in.world(json!({})).await?;
+    let kept = world.node.state_dir().join("compiled-guest");
+    let files = || -> Vec<(PathBuf, u64)> {
+        let entries = fs::read_dir(&kept).into_iter().flatten().flatten();
+        let files = entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "cwasm"));
+        files.map(|file| (file.path(), file.metadata().unwrap().ino())).collect()
+    };
+    let module = fs::read(examples()?.wasm()?)?;
+    let first = world.function("echo", WorkloadType::Wasm, &module, "vm.echo").await?;
+    eventually("it is kept", || async { files().len() == 1 }).await?;
+    let was = files();
+    assert!(world.stop(&first).await?.stopped);
+    let second = world.function("echo", WorkloadType::Wasm, &module, "vm.echo").await?;
+    assert!(body(&world.call("vm.echo", "hello").await?)?.starts_with(b"hello"));
+    assert!(world.stop(&second).await?.stopped);
+    assert_eq!(files(), was, "nothing was handed in again");
+    // What does not load is replaced (the first 16 bytes name the engine).
+    let mut bytes = fs::read(&was[0].0)?;
+    bytes[16..].fill(b'x');
+    fs::write(&was[0].0, bytes)?;
+    world.function("echo", WorkloadType::Wasm, &module, "vm.echo").await?;
+    assert!(body(&world.call("vm.echo", "hello").await?)?.starts_with(b"hello"));
+    eventually("it is replaced", || async { files().len() == 1 && files()[0].1 != was[0].1 }).await?;
     Ok(())
 }

@@ -78,7 +78,8 @@ fn firecracker_problems(config: &Config) -> Vec<String> {
         }
     }
     if config.machine_template.vcpu_count > MOST_VCPUS {
-        problems.push(format!("machine_template.vcpu_count: Firecracker gives a machine {MOST_VCPUS} processors at most"));
+        problems
+            .push(format!("machine_template.vcpu_count: Firecracker gives a machine {MOST_VCPUS} processors at most"));
     }
     if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         let help = match error.kind() {

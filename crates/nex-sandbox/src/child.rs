@@ -86,8 +86,13 @@ impl WatchedChild {
 
     /// Waits until it is reaped. It must have been told to end.
     pub(crate) async fn reaped(&mut self) {
-        if let Some(watcher) = self.watcher.take() {
+        if let Some(watcher) = self.watcher() {
             let _ = watcher.await;
         }
+    }
+
+    /// Ends when it is reaped.
+    pub(crate) fn watcher(&mut self) -> Option<JoinHandle<()>> {
+        self.watcher.take()
     }
 }

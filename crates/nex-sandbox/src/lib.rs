@@ -77,4 +77,9 @@ pub enum PrepareError {
 pub trait Sandbox: Send + Sync + 'static {
     /// Prepares one place and the agent in it, up to the handshake. Cancelling it leaves nothing behind.
     fn prepare(&self) -> impl Future<Output = Result<Agent, PrepareError>> + Send;
+
+    /// Waits until nothing is left of places that were given up. Comes last.
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }

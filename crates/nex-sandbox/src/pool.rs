@@ -162,6 +162,7 @@ impl<S: Sandbox> Keeper<S> {
         self.preparing.shutdown().await;
         let mut ending: JoinSet<()> = self.ready.drain(..).map(Agent::destroy).collect();
         while ending.join_next().await.is_some() {}
+        self.sandbox.close().await;
     }
 
     fn drop_lost(&mut self) {

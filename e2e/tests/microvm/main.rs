@@ -189,7 +189,10 @@ async fn a_machine_that_does_not_come_up_says_why_and_the_node_stays() -> Result
 #[tokio::test]
 async fn a_node_without_the_pieces_does_not_start_and_names_each() -> Result<()> {
     let server = NatsServer::start().await?;
-    let missing = json!({"vmm": "qemu", "qemu_path": "/nowhere/qemu", "kernel_filepath": "/nowhere/vmlinux"});
+    let missing = json!({
+        "vmm": "qemu", "qemu_path": "/nowhere/qemu", "kernel_filepath": "/nowhere/vmlinux",
+        "default_resource_dir": "/nowhere",
+    });
     let cases = [
         (missing, &["qemu_path", "kernel_filepath", "rootfs_filepath", "nex rootfs"][..]),
         (

@@ -116,7 +116,7 @@ fn machines(root: &mut Section<'_>, config: &mut Config) {
         let id = |value: Option<u64>, default: u32| value.and_then(|id| u32::try_from(id).ok()).unwrap_or(default);
         // Not those of the host's own users, and not the last ones, which stand for nobody.
         JailerUsers {
-            first: id(users.take_in("first", 1000..=4_000_000_000), 300_000),
+            first: id(users.take_in("first", 1000..=4_000_000_000), 1_900_000_000),
             count: id(users.take_in("count", 1..=1_000_000), 4096),
         }
     });

@@ -157,7 +157,7 @@ pub enum NetworkKind {
 /// The user ids that jailed machines get, one each; their group ids are the same numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JailerUsers {
-    /// The first (`first`, 300000).
+    /// The first (`first`, 1900000000).
     pub first: u32,
     /// How many (`count`, 4096).
     pub count: u32,
@@ -434,7 +434,7 @@ impl Default for Config {
             firecracker_path: None,
             jailer_path: None,
             no_jailer: false,
-            jailer_users: JailerUsers { first: 300_000, count: 4096 },
+            jailer_users: JailerUsers { first: 1_900_000_000, count: 4096 },
             snapshots: true,
             scratch: None,
             boot_timeout: Duration::from_secs(60),

@@ -30,7 +30,8 @@ pub(super) fn monitor(monitor: &Monitor) -> Vec<Finding> {
             let mut found = vec![first.remedied_by(remedy), second.needed(*jailed).remedied_by(remedy)];
             if *jailed && !rustix::process::geteuid().is_root() {
                 let what = "root, for Firecracker's jailer: this user is not";
-                let mend = "run the node, and this check, as root; or set no_jailer, and machines run as the node's user";
+                let mend =
+                    "run the node, and this check, as root; or set no_jailer, and machines run as the node's user";
                 found.push(Finding::wrong(Group::Binaries, "root", what, mend));
             }
             found

@@ -2,10 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open, openat};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -24,9 +24,13 @@ impl Folder {
         Ok(Self(open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
     }
 
-    /// A short path of something in it, for this process.
-    fn path(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd()))
+    /// The folder may be somebody else's, who could have put a link to another socket there: none is followed.
+    async fn connect_now(&self, name: &str) -> io::Result<UnixStream> {
+        let socket = openat(&self.0, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        if !FileType::from_raw_mode(fstat(&socket)?.st_mode).is_socket() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is no socket")));
+        }
+        UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
     }
 
     /// Connects to a socket in it, as soon as there is one.
@@ -37,7 +41,7 @@ impl Folder {
         lost: &CancellationToken,
     ) -> Result<UnixStream, PrepareError> {
         loop {
-            match UnixStream::connect(self.path(name)).await {
+            match self.connect_now(name).await {
                 Ok(stream) => return Ok(stream),
                 Err(_) if lost.is_cancelled() => return Err(PrepareError::Ended("the machine monitor ended".into())),
                 Err(_) if Instant::now() < until => sleep(LOOK).await,

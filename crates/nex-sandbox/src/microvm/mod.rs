@@ -32,6 +32,7 @@ use rustix::process::{Pid, Signal};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::agent::{new_id, shake_hands};
@@ -131,6 +132,8 @@ pub enum Monitor {
 pub struct MachineSandbox {
     settings: MachineSettings,
     monitor: Monitor,
+    /// Machines that are being given back.
+    ending: TaskTracker,
 }
 
 impl MachineSandbox {
@@ -143,7 +146,7 @@ impl MachineSandbox {
         crate::process::make_dir(&settings.machines_dir)?;
         // Told here when it cannot be made, not by every machine.
         settings.blank_drive()?;
-        Ok(Self { settings, monitor })
+        Ok(Self { settings, monitor, ending: TaskTracker::new() })
     }
 
     /// Starts a monitor and waits until its guest waits for its birth.
@@ -191,7 +194,8 @@ impl MachineSandbox {
         let id = new_id();
         let folder = self.settings.machines_dir.join(&id);
         crate::process::make_dir(&folder).map_err(system(format!("cannot make {}", folder.display())))?;
-        let mut place = MachinePlace::new(id.clone(), folder.clone(), self.settings.cgroups.clone());
+        let mut place =
+            MachinePlace::new(id.clone(), folder.clone(), self.settings.cgroups.clone(), self.ending.clone());
         let user = match &self.monitor {
             Monitor::Firecracker(firecracker) => firecracker.user()?,
             Monitor::Qemu(_) => None,
@@ -271,5 +275,11 @@ fn die_with(node: Pid) -> impl FnMut() -> std::io::Result<()> + Send + Sync + 's
 impl Sandbox for MachineSandbox {
     async fn prepare(&self) -> Result<Agent, PrepareError> {
         self.machine().await
+    }
+
+    async fn close(&self) {
+        self.ending.close();
+        // What does not end by then is found by the next start.
+        let _ = tokio::time::timeout(place::GONE, self.ending.wait()).await;
     }
 }

@@ -1,4 +1,9 @@
-//! Where a machine lives: its monitor's process, its network and its folder.
+//! Where a machine lives: its monitor's process, its network, its user and its folder.
+//!
+//! ```text
+//! made --a monitor is watched--> running --killed or ended--> ending --reaped--> network, folder, user given back
+//! ```
+//! Nothing of it is given back before the monitor is gone: somebody else would get what it still uses.
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -8,74 +13,113 @@ use std::time::Duration;
 use nex_network::Slot;
 use rustix::process::{Signal, kill_process};
 use tokio::process::Child;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::firecracker::User;
 use super::network::Attached;
+use super::reclaim::Note;
 use crate::cgroup::{Cgroups, Resources};
 use crate::child::WatchedChild;
 use crate::{Place, process};
 
-/// File in the folder with the process id of the monitor; see [`super::reclaim`].
-pub(super) const PID: &str = "monitor.pid";
-
 /// Time a guest has to end its workload and itself after its link was closed, before its monitor is killed.
 const END_GRACE: Duration = Duration::from_secs(3);
 
+/// Time after which a killed monitor that is not gone is no longer waited for, only watched.
+pub(super) const GONE: Duration = Duration::from_secs(10);
+
 pub(super) struct MachinePlace {
     id: String,
-    folder: PathBuf,
     monitor: WatchedChild,
-    /// Free for others once the monitor is gone.
+    left: Option<Left>,
+    /// Where what is given back is counted, so that a node can wait for it.
+    ending: TaskTracker,
+}
+
+/// What is given back when the monitor is gone.
+struct Left {
+    id: String,
+    folder: PathBuf,
     user: Option<User>,
     network: Option<Slot>,
 }
 
 impl MachinePlace {
-    pub(super) fn new(id: String, folder: PathBuf, cgroups: Option<Arc<Cgroups>>) -> Self {
-        Self { id: id.clone(), folder, monitor: WatchedChild::new(id, cgroups), user: None, network: None }
+    pub(super) fn new(id: String, folder: PathBuf, cgroups: Option<Arc<Cgroups>>, ending: TaskTracker) -> Self {
+        let left = Some(Left { id: id.clone(), folder, user: None, network: None });
+        Self { id: id.clone(), monitor: WatchedChild::new(id, cgroups), left, ending }
     }
 
     pub(super) fn id(&self) -> &str {
         &self.id
     }
 
+    fn folder(&self) -> &Path {
+        self.left.as_ref().map_or(Path::new(""), |left| &left.folder)
+    }
+
     /// The user that its monitor will run as.
     pub(super) fn belongs_to(&mut self, user: Option<User>) {
-        self.user = user;
+        if let Some(left) = &mut self.left {
+            left.user = user;
+        }
     }
 
     pub(super) fn user(&self) -> Option<u32> {
-        self.user.as_ref().map(User::id)
+        self.left.as_ref()?.user.as_ref().map(User::id)
     }
 
     /// Gives it a network, which goes with it.
     pub(super) fn attach(&mut self, slot: Slot) {
-        self.network = Some(slot);
+        if let Some(left) = &mut self.left {
+            left.network = Some(slot);
+        }
     }
 
     pub(super) fn network(&self) -> Option<Attached> {
-        self.network.as_ref().map(Attached::of)
+        self.left.as_ref()?.network.as_ref().map(Attached::of)
     }
 
-    /// Reaps the monitor and tells when it is gone; notes its id for a later life of the node.
+    /// Reaps the monitor and tells when it is gone; notes it for a later life of the node.
     pub(super) fn watch(&mut self, monitor: Child, lost: CancellationToken) -> std::io::Result<()> {
         let pid = monitor.id().unwrap_or_default();
         self.monitor.watch(monitor, lost);
-        note(&self.folder, pid)
+        Note::of(pid)?.write(self.folder())
     }
 
-    /// Kills the monitor, and with it the machine.
-    fn kill(&mut self) {
+    /// Kills the monitor, and with it the machine. What is left of it is given back when it is gone.
+    fn end(&mut self) -> Option<JoinHandle<()>> {
         if let Some(monitor) = self.monitor.take() {
             let _ = kill_process(monitor, Signal::KILL);
         }
+        let left = self.left.take()?;
+        let watcher = self.monitor.watcher();
+        // Without a runtime the node is at its end: its next start finds what is left here.
+        let runtime = Handle::try_current().ok()?;
+        let ended = async move {
+            if let Some(watcher) = watcher {
+                let _ = watcher.await;
+            }
+            left.give_back().await;
+        };
+        Some(self.ending.spawn_on(ended, &runtime))
     }
 }
 
-fn note(folder: &Path, pid: u32) -> std::io::Result<()> {
-    std::fs::write(folder.join(PID), pid.to_string())
+impl Left {
+    async fn give_back(self) {
+        if let Some(slot) = self.network
+            && let Err(error) = slot.release().await
+        {
+            warn!(machine = self.id, %error, "the network of a machine stays until the next start");
+        }
+        process::remove_tree(&self.folder);
+        drop(self.user);
+    }
 }
 
 impl Place for MachinePlace {
@@ -94,12 +138,13 @@ impl Place for MachinePlace {
         Box::pin(async move {
             // The link is closed by now or closes with this; a guest that behaves ends its workload in order.
             self.monitor.ends_within(END_GRACE).await;
-            self.kill();
-            self.monitor.reaped().await;
-            if let Some(slot) = self.network.take()
-                && let Err(error) = slot.release().await
+            if let Some(ended) = self.end()
+                && tokio::time::timeout(GONE, ended).await.is_err()
             {
-                warn!(machine = self.id, %error, "the network of a machine stays until the next start");
+                warn!(
+                    machine = self.id,
+                    "a machine was killed and does not end; what it has stays taken until it does"
+                );
             }
         })
     }
@@ -107,7 +152,6 @@ impl Place for MachinePlace {
 
 impl Drop for MachinePlace {
     fn drop(&mut self) {
-        self.kill();
-        process::remove_tree(&self.folder);
+        self.end();
     }
 }

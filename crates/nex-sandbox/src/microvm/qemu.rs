@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use tokio::process::Command;
 
@@ -18,6 +19,10 @@ pub(super) const LINK: &str = "link.sock";
 
 /// Scratch drive in the machine's folder.
 pub(super) const SCRATCH: &str = "scratch.ext4";
+
+/// Time in which the time stamp counter is measured, once in a node's life.
+#[cfg(target_arch = "x86_64")]
+const MEASURED: Duration = Duration::from_millis(50);
 
 /// How QEMU runs the guest's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,16 +161,29 @@ fn throttled(settings: &MachineSettings) -> String {
 }
 
 /// The rate of the time stamp counter, which a translated guest has from the host. On a busy host the guest's kernel
-/// measures it wrongly, finds no other clock, and hangs; told, it measures again later and corrects itself.
+/// measures it wrongly, finds no other clock, and hangs. What `/proc/cpuinfo` tells is the processor's rate of the moment,
+/// which is another on many machines, so it is measured here, with the clock that the kernel keeps.
+#[cfg(target_arch = "x86_64")]
 fn counter_khz(accelerator: Accelerator) -> Option<u64> {
-    if accelerator != Accelerator::Tcg || !cfg!(target_arch = "x86_64") {
+    if accelerator != Accelerator::Tcg {
         return None;
     }
-    let processor = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = processor.lines().find(|line| line.starts_with("cpu MHz"))?;
-    let (mhz, part) = line.split_once(':')?.1.trim().split_once('.').unwrap_or(("", ""));
-    let part: u64 = format!("{part:0<3}").get(..3)?.parse().ok()?;
-    Some(mhz.parse::<u64>().ok()? * 1000 + part)
+    let now = || {
+        // SAFETY: reads a register of the processor that every process may read, and that each x86-64 has.
+        let count = unsafe { core::arch::x86_64::_rdtsc() };
+        (count, Instant::now())
+    };
+    let (first, begun) = now();
+    std::thread::sleep(MEASURED);
+    let (last, ended) = now();
+    let micros = u64::try_from(ended.duration_since(begun).as_micros()).ok()?;
+    last.checked_sub(first)?.checked_mul(1000)?.checked_div(micros)
+}
+
+/// Other guests have clocks of their own.
+#[cfg(not(target_arch = "x86_64"))]
+fn counter_khz(_: Accelerator) -> Option<u64> {
+    None
 }
 
 /// What the kernel and `nex-init` are told.
@@ -194,8 +212,6 @@ fn quoted(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::microvm::ScratchSpace;
-    use std::time::Duration;
 
     #[test]
     fn the_root_image_is_only_read_and_commas_do_not_end_a_path() {

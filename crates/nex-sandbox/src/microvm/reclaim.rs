@@ -1,49 +1,86 @@
 //! What a node that was killed has left: monitors that still run, and their folders.
 //!
-//! A process is ended only when it is surely one of ours: the folder names its id, and its command line names the folder, or
-//! at least the machine, which is all that a jailed one knows.
-//! An id that has become somebody else's since is left alone.
+//! A process is ended only when it is surely one of ours: the folder has its id and the moment of its start, which the kernel
+//! keeps and no process can change. An id that has become somebody else's since is left alone.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tracing::{info, warn};
 
-use super::place::PID;
 use crate::process;
 
-/// Time a killed monitor has to be gone.
+/// File in the folder of a machine.
+const FILE: &str = "monitor.pid";
+
+/// Time that killed monitors have to be gone, all together.
 const GONE: Duration = Duration::from_secs(5);
 
-/// Ends and removes everything in the folder of machines.
+/// A monitor, as it is known later: process id and the moment of its start, in clock ticks since the boot of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Note {
+    pid: u32,
+    started: u64,
+}
+
+impl Note {
+    /// A process of now.
+    pub(super) fn of(pid: u32) -> io::Result<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name of the program may have anything in it, and ends with the last bracket.
+        let after = stat.rsplit_once(')').map(|(_, after)| after);
+        let started = after.and_then(|fields| fields.split_whitespace().nth(19)?.parse().ok());
+        Ok(Self { pid, started: started.ok_or(io::ErrorKind::InvalidData)? })
+    }
+
+    pub(super) fn write(self, folder: &Path) -> io::Result<()> {
+        fs::write(folder.join(FILE), format!("{} {}", self.pid, self.started))
+    }
+
+    fn read(folder: &Path) -> Option<Self> {
+        let text = fs::read_to_string(folder.join(FILE)).ok()?;
+        let (pid, started) = text.trim().split_once(' ')?;
+        Some(Self { pid: pid.parse().ok()?, started: started.parse().ok()? })
+    }
+
+    /// Kills it, if it still is the same, and gives what tells of its end.
+    fn kill(self) -> Option<std::os::fd::OwnedFd> {
+        let pid = Pid::from_raw(i32::try_from(self.pid).ok()?).filter(|_| self.pid > 1)?;
+        // Opened before it is looked at: from then on nobody else can be meant.
+        let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        if Self::of(self.pid).ok()? != self {
+            return None;
+        }
+        info!(pid = self.pid, "ending a machine that was left behind");
+        pidfd_send_signal(&process, Signal::KILL).ok()?;
+        Some(process)
+    }
+}
+
+/// Ends and removes everything in the folder of machines. A machine that does not end keeps its folder.
 pub(super) fn reclaim(machines: &Path) {
-    for folder in fs::read_dir(machines).into_iter().flatten().flatten().map(|entry| entry.path()) {
-        if let Some(monitor) = monitor_of(&folder) {
-            info!(machine = %folder.display(), pid = %monitor.as_raw_nonzero(), "ending a machine that was left behind");
-            let _ = kill_process(monitor, Signal::KILL);
-            let until = Instant::now() + GONE;
-            while test_kill_process(monitor).is_ok() && monitor_of(&folder).is_some() && Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            if monitor_of(&folder).is_some() {
-                warn!(machine = %folder.display(), "a machine that was left behind does not end");
-                continue;
-            }
+    let folders = fs::read_dir(machines).into_iter().flatten().flatten().map(|entry| entry.path());
+    // All are killed before the first is waited for.
+    let killed: Vec<_> = folders.map(|folder| (Note::read(&folder).and_then(Note::kill), folder)).collect();
+    let until = Instant::now() + GONE;
+    for (process, folder) in killed {
+        if process.is_some_and(|process| !ends(&process, until)) {
+            warn!(machine = %folder.display(), "a machine that was left behind does not end");
+            continue;
         }
         process::remove_tree(&folder);
     }
 }
 
-/// The monitor of a machine, if it runs.
-fn monitor_of(folder: &Path) -> Option<Pid> {
-    let pid: i32 = fs::read_to_string(folder.join(PID)).ok()?.trim().parse().ok()?;
-    let monitor = Pid::from_raw(pid).filter(|_| pid > 1)?;
-    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    // The name of the folder is that of the machine, of 100 random bits.
-    let name = folder.file_name()?.as_encoded_bytes();
-    command.windows(name.len()).any(|part| part == name).then_some(monitor)
+fn ends(process: &std::os::fd::OwnedFd, until: Instant) -> bool {
+    let left = until.saturating_duration_since(Instant::now());
+    let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
+    let mut polled = [PollFd::new(process, PollFlags::IN)];
+    poll(&mut polled, Some(&left)).is_ok_and(|ended| ended > 0)
 }
 
 #[cfg(test)]
@@ -58,15 +95,11 @@ mod tests {
         for folder in [&ours, &theirs] {
             fs::create_dir(folder).unwrap();
         }
-        let script = format!("sleep 100; : {}", ours.display());
-        let mut monitor = Command::new("/bin/sh").arg("-c").arg(script).spawn().unwrap();
+        let mut monitor = Command::new("/bin/sleep").arg("100").spawn().unwrap();
         let mut stranger = Command::new("/bin/sleep").arg("100").spawn().unwrap();
-        fs::write(ours.join(PID), monitor.id().to_string()).unwrap();
-        fs::write(theirs.join(PID), stranger.id().to_string()).unwrap();
-        // A process has no command line for a moment after it was started.
-        while monitor_of(&ours).is_none() {
-            std::thread::yield_now();
-        }
+        Note::of(monitor.id()).unwrap().write(&ours).unwrap();
+        let note = Note::of(stranger.id()).unwrap();
+        Note { started: note.started - 1, ..note }.write(&theirs).unwrap();
         let waiting = std::thread::spawn(move || monitor.wait().unwrap());
         reclaim(machines.path());
         assert!(!waiting.join().unwrap().success(), "it was killed");
@@ -74,5 +107,16 @@ mod tests {
         assert_eq!(fs::read_dir(machines.path()).unwrap().count(), 0);
         stranger.kill().unwrap();
         stranger.wait().unwrap();
+    }
+
+    #[test]
+    fn a_note_that_is_none_ends_nobody() {
+        let machines = tempfile::tempdir().unwrap();
+        for (name, text) in [("a", ""), ("b", "1 0"), ("c", "x y"), ("d", "4294967295 5"), ("e", "0 0")] {
+            fs::create_dir(machines.path().join(name)).unwrap();
+            fs::write(machines.path().join(name).join(FILE), text).unwrap();
+        }
+        reclaim(machines.path());
+        assert_eq!(fs::read_dir(machines.path()).unwrap().count(), 0);
     }
 }

@@ -38,6 +38,11 @@ impl Api {
         Ok(Self { requests, until })
     }
 
+    /// No answer is waited for longer than this from now on.
+    pub(super) fn waits_until(&mut self, until: Instant) {
+        self.until = until;
+    }
+
     pub(super) async fn put(&mut self, path: &str, body: &impl Serialize) -> Result<(), PrepareError> {
         self.send(Method::PUT, path, body).await
     }

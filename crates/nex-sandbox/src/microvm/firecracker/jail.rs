@@ -11,7 +11,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{Gid, Uid, chown};
+use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat};
+use tracing::warn;
 
 /// How monitors are jailed.
 #[derive(Debug, Clone)]
@@ -47,7 +48,13 @@ pub(in crate::microvm) struct User {
 
 impl Users {
     pub(super) fn new(settings: &JailSettings) -> Arc<Self> {
-        Arc::new(Self { first: settings.first_user, count: settings.users.max(1), taken: Mutex::default() })
+        let (first, count) = (settings.first_user, settings.users.max(1));
+        // Those are never given back: nobody knows when their processes end.
+        let now = in_use(first, count);
+        if !now.is_empty() {
+            warn!(users = ?now, "processes run with user ids of jailer_users: machines do not get these");
+        }
+        Arc::new(Self { first, count, taken: Mutex::new(Taken { next: 0, now }) })
     }
 
     /// A user that no other machine has; none when all are taken. The one that was free longest comes first.
@@ -96,7 +103,10 @@ impl Root {
     /// Makes something in it the machine's own.
     fn give(&self, path: &Path) -> io::Result<()> {
         match self.user {
-            Some(user) => Ok(chown(path, Some(Uid::from_raw(user)), Some(Gid::from_raw(user)))?),
+            Some(user) => {
+                let (user, group) = (Uid::from_raw(user), Gid::from_raw(user));
+                Ok(chownat(CWD, path, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)?)
+            }
             None => Ok(()),
         }
     }
@@ -106,10 +116,14 @@ impl Root {
         let target = self.path.join(name);
         // A link to a link would be of no use where only this folder is seen.
         let file = fs::canonicalize(file)?;
-        if self.user.is_some() && fs::metadata(&file)?.mode() & 0o004 == 0 {
-            let text =
-                format!("{} must be readable by all: machines run as users of their own (chmod o+r)", file.display());
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        let mode = fs::metadata(&file)?.mode();
+        let refused =
+            |text: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} {text}", file.display())));
+        if self.user.is_some() && mode & 0o004 == 0 {
+            return refused("must be readable by all: machines run as users of their own (chmod o+r)");
+        }
+        if mode & 0o002 != 0 {
+            return refused("can be written by all: one machine could change it for the others (chmod o-w)");
         }
         match fs::hard_link(&file, &target) {
             // Nor may everybody link what is another's (`fs.protected_hardlinks`).
@@ -126,14 +140,16 @@ impl Root {
     }
 }
 
-/// A copy of a file on the file system of the machines, made once and shared by all of them.
+/// A copy of a file on the file system of the machines, made once and shared by all of them. Takes as long as copying takes;
+/// two at a time would both copy.
 fn brought_over(file: &Path, shared: &Path) -> io::Result<PathBuf> {
     let meta = fs::metadata(file)?;
     let name = format!("{:x}-{:x}-{:x}-{:x}", meta.dev(), meta.ino(), meta.size(), meta.mtime_nsec() ^ meta.mtime());
     let copy = shared.join(name);
     if !copy.exists() {
         fs::create_dir_all(shared)?;
-        let aside = tempfile_name(&copy);
+        // One name for all attempts: what a killed node has left of one is written over.
+        let aside = copy.with_extension("new");
         fs::copy(file, &aside)?;
         fs::set_permissions(&aside, fs::Permissions::from_mode(0o444))?;
         fs::rename(&aside, &copy)?;
@@ -141,8 +157,14 @@ fn brought_over(file: &Path, shared: &Path) -> io::Result<PathBuf> {
     Ok(copy)
 }
 
-fn tempfile_name(path: &Path) -> PathBuf {
-    path.with_extension(crate::agent::new_id())
+/// User ids of this range that processes have now, whoever they are: no machine is to share one with a stranger.
+fn in_use(first: u32, count: u32) -> BTreeSet<u32> {
+    let ids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = ids.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()));
+    ids.filter_map(|entry| entry.metadata().ok())
+        .map(|meta| meta.uid())
+        .filter(|id| id.wrapping_sub(first) < count)
+        .collect()
 }
 
 #[cfg(test)]
@@ -160,6 +182,13 @@ mod tests {
     }
 
     #[test]
+    fn ids_of_strangers_are_not_given_to_machines() {
+        let own = rustix::process::geteuid().as_raw();
+        assert!(in_use(own, 1).contains(&own));
+        assert!(in_use(own.wrapping_add(1), 0).is_empty());
+    }
+
+    #[test]
     fn a_file_is_linked_and_not_copied_and_one_that_others_cannot_read_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("image");
@@ -172,5 +201,8 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         let error = root.share(&file, "other", &folder.path().join("shared")).unwrap_err();
         assert!(error.to_string().contains("chmod o+r"), "{error}");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        let error = root.share(&file, "other", &folder.path().join("shared")).unwrap_err();
+        assert!(error.to_string().contains("chmod o-w"), "{error}");
     }
 }

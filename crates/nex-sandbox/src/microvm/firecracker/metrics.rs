@@ -5,8 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::Value;
@@ -39,13 +37,17 @@ const THROTTLED: [(&str, &str); 3] = [
     ("net", "tx_rate_limiter_throttled"),
 ];
 
-/// Makes the pipe, and reads it until the machine is gone.
-pub(super) fn follow(root: &Root, id: &str, lost: CancellationToken) -> io::Result<()> {
+/// Makes the pipe, before there is a monitor that could put something else in its place.
+pub(super) fn make(root: &Root) -> io::Result<pipe::Receiver> {
     let path = root.path.join(PIPE);
     mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     root.own(PIPE)?;
-    let receiver = open(&path)?;
+    // For writing too: it would end whenever nobody else has it open.
+    pipe::OpenOptions::new().read_write(true).open_receiver(path)
+}
+
+/// Reads it until the machine is gone.
+pub(super) fn follow(receiver: pipe::Receiver, id: &str, lost: CancellationToken) {
     let id = id.to_owned();
     tokio::spawn(async move {
         let mut told = BTreeSet::new();
@@ -63,12 +65,6 @@ pub(super) fn follow(root: &Root, id: &str, lost: CancellationToken) -> io::Resu
             }
         }
     });
-    Ok(())
-}
-
-fn open(path: &Path) -> io::Result<pipe::Receiver> {
-    // For writing too: it would end whenever nobody else has it open.
-    pipe::OpenOptions::new().read_write(true).open_receiver(path)
 }
 
 fn tell(id: &str, line: &[u8], told: &mut BTreeSet<&'static str>) {

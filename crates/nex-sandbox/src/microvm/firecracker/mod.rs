@@ -23,7 +23,10 @@ use std::sync::Arc;
 use nex_protocol::machine::LINK_PORT;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -130,6 +133,8 @@ pub struct Firecracker {
     release: String,
     jail: Option<(PathBuf, Arc<Users>)>,
     snapshots: Option<Arc<Snapshots>>,
+    /// One machine after the other is given what they share: who is the first may have to copy it.
+    sharing: Mutex<()>,
 }
 
 /// A machine whose monitor was started and told nothing yet.
@@ -137,6 +142,8 @@ pub struct Firecracker {
 pub(super) struct Machine {
     id: String,
     root: Root,
+    user: Option<u32>,
+    pipe: pipe::Receiver,
     key: Key,
     plan: Plan,
     tap: Option<String>,
@@ -157,7 +164,7 @@ impl Firecracker {
             return Err(FirecrackerError::NotRoot);
         }
         let jail = settings.jail.map(|jail| (jail.program.clone(), Users::new(&jail)));
-        Ok(Self { program, release, jail, snapshots: settings.snapshots.map(Snapshots::open) })
+        Ok(Self { program, release, jail, snapshots: settings.snapshots.map(Snapshots::open), sharing: Mutex::new(()) })
     }
 
     /// A user for another machine; none without a jail.
@@ -188,20 +195,31 @@ impl Firecracker {
         let root = folder.join(name).join(id).join("root");
         let root = Root::make(root, user).map_err(system("cannot make the machine's root"))?;
         let tap = network.map(|network| network.tap.clone());
-        let key =
-            Key::of(settings, &self.release, tap.as_deref()).map_err(system("cannot look at kernel and image"))?;
+        // First, so that the snapshot is looked for by what this machine has: a file may be replaced at any time.
+        let (root, key) = {
+            let _one = self.sharing.lock().await;
+            let (settings, tap) = (settings.clone(), tap.clone());
+            let told = format!("{} {}", self.release, boot_arguments(&settings));
+            // A file of another file system is copied.
+            let shared = spawn_blocking(move || {
+                share(&root, &settings)?;
+                Key::of(&root.path, &settings, &told, tap.as_deref()).map(|key| (root, key))
+            });
+            shared.await.map_err(io::Error::from).flatten().map_err(system("cannot use kernel and root image"))?
+        };
         let plan = match &self.snapshots {
             Some(snapshots) => snapshots.plan(&key, until).await,
             None => Plan::Boot,
         };
         let snapshot = if let Plan::Restore(folder) = &plan { Some(folder.as_path()) } else { None };
         fill(&root, settings, snapshot).map_err(system("cannot fill the machine's root"))?;
+        let pipe = metrics::make(&root).map_err(system("cannot make a pipe for metrics"))?;
         let mut command = self.command(id, folder, &root, user, network);
         let child = command.spawn().map_err(|source| {
             let program = self.jail.as_ref().map_or(&self.program, |(jailer, _)| jailer);
             PrepareError::System { what: format!("cannot start {}", program.display()), source }
         })?;
-        Ok((child, Machine { id: id.to_owned(), root, key, plan, tap }))
+        Ok((child, Machine { id: id.to_owned(), root, user, pipe, key, plan, tap }))
     }
 
     fn command(&self, id: &str, folder: &Path, root: &Root, user: Option<u32>, network: Option<&Attached>) -> Command {
@@ -260,10 +278,10 @@ impl Firecracker {
         let folder = Folder::open(&machine.root.path)
             .map_err(|source| PrepareError::System { what: "cannot open the machine's root".into(), source })?;
         let mut api = Api::over(folder.connect(API, until, lost).await?, until).await?;
-        metrics::follow(&machine.root, &machine.id, lost.clone())
-            .map_err(|source| PrepareError::System { what: "cannot make a pipe for metrics".into(), source })?;
+        metrics::follow(machine.pipe, &machine.id, lost.clone());
         api.put("/metrics", &model::Metrics { metrics_path: metrics::PIPE }).await?;
-        if matches!(machine.plan, Plan::Restore(_)) {
+        let plan = std::mem::replace(&mut machine.plan, Plan::Boot);
+        if matches!(plan, Plan::Restore(_)) {
             let begun = Instant::now();
             let restored = async {
                 api.put("/snapshot/load", &load()).await?;
@@ -272,44 +290,59 @@ impl Firecracker {
             return match restored.await {
                 Ok(link) => {
                     debug!(took = ?begun.elapsed(), "machine restored");
+                    if let Some(snapshots) = &self.snapshots {
+                        snapshots.succeeded();
+                    }
                     Ok(link)
                 }
                 Err(error) => {
-                    warn!(%error, "the snapshot cannot be restored: from now on machines boot");
-                    if let Some(snapshots) = &self.snapshots {
-                        snapshots.give_up(&machine.key);
+                    let refused = matches!(error, PrepareError::Refused { .. });
+                    if self.snapshots.as_ref().is_some_and(|snapshots| snapshots.failed(&machine.key, refused)) {
+                        warn!(%error, "the snapshot cannot be restored: from now on machines boot");
                     }
                     Err(error)
                 }
             };
         }
-        configure(&mut api, settings, &machine).await?;
+        configure(&mut api, settings, machine.tap.as_deref()).await?;
         api.start().await?;
         let link = guest(&folder, until, lost).await?;
-        let Plan::BootAndTake(mut taking) = std::mem::replace(&mut machine.plan, Plan::Boot) else { return Ok(link) };
-        taking.begin();
+        let Plan::BootAndTake(mut taking) = plan else { return Ok(link) };
         // The snapshot has no connection in it: the guest waits for another one.
         drop(link);
+        // The boot may have taken most of its time.
+        let until = Instant::now() + settings.boot_timeout;
+        api.waits_until(until);
         let begun = Instant::now();
         api.pause().await?;
-        let written = api.put("/snapshot/create", &create()).await.map_err(|error| error.to_string());
+        let written = api.put("/snapshot/create", &create()).await;
+        if matches!(written, Err(PrepareError::Refused { .. })) {
+            taking.refused();
+        }
         let drive = matches!(settings.scratch, ScratchSpace::Drive { .. });
-        let kept = written.and_then(|()| taking.keep(&machine.root.path, drive).map_err(|error| error.to_string()));
+        let kept = written
+            .map_err(|error| error.to_string())
+            .and_then(|()| taking.keep(&machine.root.path, machine.user, drive).map_err(|error| error.to_string()));
         match kept {
             Ok(()) => info!(took = ?begun.elapsed(), "a snapshot of a booted machine was taken"),
-            Err(error) => {
-                warn!(error, "no snapshot of a booted machine: each machine boots instead, which is slower");
-            }
+            Err(error) => warn!(error, "no snapshot of a booted machine: machines boot, which is slower"),
         }
         api.resume().await?;
         guest(&folder, until, lost).await
     }
 }
 
-/// Puts everything into the root folder that the monitor will open there.
-fn fill(root: &Root, settings: &MachineSettings, snapshot: Option<&Path>) -> io::Result<()> {
+/// Gives a machine what all of them share.
+fn share(root: &Root, settings: &MachineSettings) -> io::Result<()> {
     let shared = settings.machines_dir.with_extension("shared");
     root.share(&settings.root_image, "root.ext4", &shared)?;
+    root.share(&settings.kernel, "kernel", &shared)?;
+    settings.initrd.as_ref().map_or(Ok(()), |initrd| root.share(initrd, "initrd", &shared))
+}
+
+/// Gives it the rest: its scratch drive, and the snapshot that it is restored from.
+fn fill(root: &Root, settings: &MachineSettings, snapshot: Option<&Path>) -> io::Result<()> {
+    let shared = settings.machines_dir.with_extension("shared");
     if let Some(blank) = settings.blank_drive()? {
         let drive = root.path.join(snapshot::SCRATCH);
         match snapshot {
@@ -319,19 +352,14 @@ fn fill(root: &Root, settings: &MachineSettings, snapshot: Option<&Path>) -> io:
         }
         root.own(snapshot::SCRATCH)?;
     }
-    match snapshot {
-        Some(folder) => {
-            root.share(&folder.join(snapshot::STATE), snapshot::STATE, &shared)?;
-            root.share(&folder.join(snapshot::MEMORY), snapshot::MEMORY, &shared)
-        }
-        None => {
-            root.share(&settings.kernel, "kernel", &shared)?;
-            settings.initrd.as_ref().map_or(Ok(()), |initrd| root.share(initrd, "initrd", &shared))
-        }
+    if let Some(folder) = snapshot {
+        root.share(&folder.join(snapshot::STATE), snapshot::STATE, &shared)?;
+        root.share(&folder.join(snapshot::MEMORY), snapshot::MEMORY, &shared)?;
     }
+    Ok(())
 }
 
-async fn configure(api: &mut Api, settings: &MachineSettings, machine: &Machine) -> Result<(), PrepareError> {
+async fn configure(api: &mut Api, settings: &MachineSettings, tap: Option<&str>) -> Result<(), PrepareError> {
     let limiter = settings.rate_limiter;
     let size = model::MachineConfiguration { vcpu_count: settings.vcpus, mem_size_mib: settings.memory_mib };
     api.put("/machine-config", &size).await?;
@@ -352,10 +380,10 @@ async fn configure(api: &mut Api, settings: &MachineSettings, machine: &Machine)
     if matches!(settings.scratch, ScratchSpace::Drive { .. }) {
         api.put("/drives/scratch", &drive("scratch", snapshot::SCRATCH, false)).await?;
     }
-    if let Some(tap) = &machine.tap {
+    if let Some(tap) = tap {
         let interface = model::NetworkInterface {
             iface_id: "eth0",
-            host_dev_name: tap.clone(),
+            host_dev_name: tap.to_owned(),
             rx_rate_limiter: limiter,
             tx_rate_limiter: limiter,
         };

@@ -12,11 +12,12 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{Gid, Uid, chown};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, open};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -32,25 +33,30 @@ pub(super) const MEMORY: &str = "machine.memory";
 /// Its scratch drive as it was, likewise.
 pub(super) const SCRATCH: &str = "scratch.ext4";
 
+/// Names in a machine's root folder of what all machines share.
+pub(super) const SHARED: [&str; 3] = ["kernel", "initrd", "root.ext4"];
+
+/// Restores in a row that may fail before snapshots are given up: a busy host is no reason.
+const FAILURES: u32 = 3;
+
 /// What a snapshot was taken of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Key(String);
 
 impl Key {
-    /// Of everything that a restored machine has in common with the one that was booted. The host's boot is part of it:
-    /// another kernel or processor might not take the snapshot.
-    pub(super) fn of(settings: &MachineSettings, version: &str, tap: Option<&str>) -> io::Result<Self> {
+    /// Of everything that a restored machine has in common with the one that was booted: the files in this root folder, and
+    /// what both are told. The host's boot is part of it: another kernel or processor might not take the snapshot. So is
+    /// nex's version, which stands for the layout of a machine.
+    pub(super) fn of(root: &Path, settings: &MachineSettings, told: &str, tap: Option<&str>) -> io::Result<Self> {
         let mut digest = Sha256::new();
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let machine = (settings.memory_mib, settings.vcpus, settings.scratch, settings.rate_limiter, tap);
-        let words = (&settings.boot_arguments, &settings.log_filter);
-        digest.update(format!("{version} {boot} {machine:?} {words:?}"));
-        for file in [Some(&settings.kernel), settings.initrd.as_ref(), Some(&settings.root_image)].into_iter().flatten()
-        {
-            let meta = fs::metadata(file)?;
+        digest.update(format!("{} {boot} {machine:?} {told}", env!("CARGO_PKG_VERSION")));
+        for name in SHARED {
+            let Ok(meta) = fs::metadata(root.join(name)) else { continue };
             // Not the time of its last change of any kind: each link to it is one.
             let identity = (meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
-            digest.update(format!("{identity:?}"));
+            digest.update(format!("{name} {identity:?}"));
         }
         let digest = digest.finalize();
         Ok(Self(digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()))
@@ -70,6 +76,8 @@ enum State {
 pub(super) struct Snapshots {
     folder: PathBuf,
     state: watch::Sender<State>,
+    /// Restores that failed in a row.
+    failures: AtomicU32,
 }
 
 /// How a machine comes up.
@@ -95,7 +103,7 @@ pub(super) struct Taking {
 impl Snapshots {
     /// The snapshots of an earlier life of the node are looked at when they are asked for.
     pub(super) fn open(folder: PathBuf) -> Arc<Self> {
-        Arc::new(Self { folder, state: watch::Sender::new(State::None) })
+        Arc::new(Self { folder, state: watch::Sender::new(State::None), failures: AtomicU32::new(0) })
     }
 
     fn path(&self, key: &Key) -> PathBuf {
@@ -140,21 +148,33 @@ impl Snapshots {
         plan
     }
 
-    /// It could not be restored.
-    pub(super) fn give_up(&self, key: &Key) {
-        self.state.send_replace(State::GivenUp);
-        let _ = fs::remove_dir_all(self.path(key));
+    /// A machine was restored.
+    pub(super) fn succeeded(&self) {
+        self.failures.store(0, Ordering::Relaxed);
+    }
+
+    /// A machine could not be restored, or Firecracker has refused to; whether that was given up.
+    pub(super) fn failed(&self, key: &Key, refused: bool) -> bool {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        let given_up = refused || failures >= FAILURES;
+        if given_up {
+            self.state.send_replace(State::GivenUp);
+            let _ = fs::remove_dir_all(self.path(key));
+        }
+        given_up
     }
 }
 
 impl Taking {
-    /// The guest is up. If what follows fails, it would fail again.
-    pub(super) fn begin(&mut self) {
+    /// Firecracker has refused to take it, and would again.
+    pub(super) fn refused(&mut self) {
         self.outcome = State::GivenUp;
     }
 
     /// Moves what Firecracker has written into its place, for all to read and none to write.
-    pub(super) fn keep(mut self, root: &Path, scratch: bool) -> io::Result<()> {
+    pub(super) fn keep(mut self, root: &Path, user: Option<u32>, scratch: bool) -> io::Result<()> {
+        // What cannot be kept now could not be kept the next time.
+        self.outcome = State::GivenUp;
         // Those of other kernels, images and boots are of no use any more.
         let _ = fs::remove_dir_all(&self.of.folder);
         let aside = self.of.folder.join("new");
@@ -162,11 +182,11 @@ impl Taking {
         for name in [STATE, MEMORY] {
             let target = aside.join(name);
             fs::rename(root.join(name), &target)?;
-            read_only(&target)?;
+            read_only(&target, user)?;
         }
         if scratch {
             crate::microvm::scratch::copy(&root.join(SCRATCH), &aside.join(SCRATCH))?;
-            read_only(&aside.join(SCRATCH))?;
+            read_only(&aside.join(SCRATCH), None)?;
         }
         fs::rename(&aside, self.of.path(&self.key))?;
         self.outcome = State::Ready(self.key.clone());
@@ -180,12 +200,22 @@ impl Drop for Taking {
     }
 }
 
-/// A machine must not be able to change what others are restored from: as their owner it could.
-fn read_only(path: &Path) -> io::Result<()> {
-    if rustix::process::geteuid().is_root() {
-        chown(path, Some(Uid::ROOT), Some(Gid::ROOT))?;
+/// A machine must not be able to change what others are restored from: as their owner it could. Nor may it have put a link
+/// there in place of what it was to write.
+fn read_only(path: &Path, user: Option<u32>) -> io::Result<()> {
+    let file = open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
+    let stat = fstat(&file)?;
+    let plain = FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_nlink == 1;
+    if !plain || user.is_some_and(|user| user != stat.st_uid) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{} is not what was to be written", path.display()),
+        ));
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o444))
+    if rustix::process::geteuid().is_root() {
+        fchown(&file, Some(Uid::ROOT), Some(Gid::ROOT))?;
+    }
+    Ok(fchmod(&file, Mode::from_raw_mode(0o444))?)
 }
 
 #[cfg(test)]
@@ -202,7 +232,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let snapshots = Snapshots::open(folder.path().join("snapshots"));
         let (key, other) = (Key("a".into()), Key("b".into()));
-        let Plan::BootAndTake(mut taking) = snapshots.plan(&key, soon()).await else { panic!("nobody takes it") };
+        let Plan::BootAndTake(taking) = snapshots.plan(&key, soon()).await else { panic!("nobody takes it") };
         let waiting = tokio::spawn({
             let (snapshots, key) = (Arc::clone(&snapshots), key.clone());
             async move { snapshots.plan(&key, soon()).await }
@@ -210,8 +240,7 @@ mod tests {
         for name in [STATE, MEMORY] {
             fs::write(folder.path().join(name), "x").unwrap();
         }
-        taking.begin();
-        taking.keep(folder.path(), false).unwrap();
+        taking.keep(folder.path(), None, false).unwrap();
         let Plan::Restore(path) = waiting.await.unwrap() else { panic!("it is not restored") };
         assert_eq!(fs::metadata(path.join(MEMORY)).unwrap().mode() & 0o777, 0o444);
         let later = Snapshots::open(folder.path().join("snapshots"));
@@ -228,8 +257,33 @@ mod tests {
         assert!(matches!(snapshots.plan(&key, Instant::now()).await, Plan::Boot), "nobody waits for ever");
         drop(taking);
         let Plan::BootAndTake(mut taking) = snapshots.plan(&key, soon()).await else { panic!("nobody takes it") };
-        taking.begin();
+        taking.refused();
         drop(taking);
         assert!(matches!(snapshots.plan(&key, soon()).await, Plan::Boot));
+    }
+
+    #[tokio::test]
+    async fn a_link_in_its_place_is_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(folder.path().join("snapshots"));
+        let Plan::BootAndTake(taking) = snapshots.plan(&Key("a".into()), soon()).await else {
+            panic!("nobody takes it")
+        };
+        let other = folder.path().join("other");
+        fs::write(&other, "somebody's").unwrap();
+        std::os::unix::fs::symlink(&other, folder.path().join(STATE)).unwrap();
+        fs::write(folder.path().join(MEMORY), "x").unwrap();
+        let before = fs::metadata(&other).unwrap().mode();
+        assert!(taking.keep(folder.path(), None, false).is_err());
+        assert_eq!(fs::metadata(&other).unwrap().mode(), before);
+    }
+
+    #[test]
+    fn a_busy_host_is_no_reason_to_give_up_and_a_refusal_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (snapshots, key) = (Snapshots::open(folder.path().to_owned()), Key("a".into()));
+        assert!(!snapshots.failed(&key, false) && !snapshots.failed(&key, false));
+        snapshots.succeeded();
+        assert!(!snapshots.failed(&key, false) && snapshots.failed(&key, true));
     }
 }
