@@ -3,6 +3,8 @@
 //! With QEMU, or with Firecracker where `NEX_TEST_FIRECRACKER` names it; where neither is there, nothing is measured and the
 //! reason told. There is nothing to compare these figures with in the same run: they are told as they are.
 
+#![allow(clippy::indexing_slicing, reason = "of JSON values, which give null where there is nothing")]
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};

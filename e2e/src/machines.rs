@@ -2,6 +2,8 @@
 //! `firecracker` and `jailer`), the real Firecracker in its jail. `NEX_TEST_KERNEL` names another kernel, one with its drivers
 //! built in, and `NEX_TEST_BOOT_ARGUMENTS` what it has to be told.
 
+#![allow(clippy::indexing_slicing, reason = "of JSON values, which give null where there is nothing")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;

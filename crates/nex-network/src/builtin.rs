@@ -44,6 +44,13 @@ pub(crate) fn link(tag: &str, slot: u32) -> String {
     format!("{}{slot:x}", links(tag))
 }
 
+/// Whether a link is that of a slot, of any node.
+pub(crate) fn is_link_of_a_slot(name: &str) -> bool {
+    let Some((tag, slot)) = name.strip_prefix("nx").and_then(|rest| rest.split_once('-')) else { return false };
+    let hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    tag.len() == 6 && hex(tag) && !slot.is_empty() && hex(slot)
+}
+
 /// What a slot is made from.
 pub(crate) struct Plan<'a> {
     pub(crate) namespace: &'a str,
@@ -72,6 +79,8 @@ pub(crate) fn make(plan: &Plan<'_>, rules: &Rules, nft: &Nft) -> Result<(), Netw
         sysctl::set(sysctl::IP_FORWARD, "1")
     })?;
     sysctl::without_ipv6(plan.link)?;
+    // What the guest sends. What comes back arrives at links of the host: see `forwarding`.
+    sysctl::pass_on(plan.link, true)?;
     let set_up_outside = || {
         let mut netlink = Netlink::open()?;
         let link = netlink.link(plan.link)?.index;
@@ -104,4 +113,17 @@ pub(crate) fn unmake(namespace: &str, link: &str) -> Result<(), NetworkError> {
     let removed = Netlink::open().and_then(|mut netlink| netlink.remove_link(link));
     removed.map_err(NetworkError::system(format!("remove the link {link}")))?;
     namespace::remove(namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_of_slots_are_known_by_their_names() {
+        assert!(is_link_of_a_slot(&link("0a1b2c", 300)));
+        for other in ["eth0", "nx0", "nx0a1b2c-", "nx0a1b2-1", "nxfooooo-1", "xnx0a1b2c-1"] {
+            assert!(!is_link_of_a_slot(other), "{other}");
+        }
+    }
 }

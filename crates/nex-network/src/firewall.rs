@@ -5,7 +5,6 @@
 //! comes from our links, because whoever breaks out of a VMM is in the namespace, not on the host; and what only the
 //! host knows, which addresses are its own. Rules of the host speak of our links alone: all else passes them by.
 
-use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use crate::builtin::{GATEWAY, GUEST, GUEST_MAC, TAP, UPLINK};
@@ -14,9 +13,6 @@ use crate::{EgressPolicy, Ipv4Subnet};
 
 /// Connections that one guest may have at a time: the host's table of them is one for all.
 const MOST_CONNECTIONS: u32 = 4096;
-
-/// In a node's table: this set is there when the host passed no packets on before there were nodes.
-pub(crate) const FORWARDING_WAS_OFF: &str = "forwarding_was_off";
 
 /// In a node's table: the set of its network.
 pub(crate) const SUBNET: &str = "subnet";
@@ -88,7 +84,7 @@ table inet nex {{
     }
 
     /// The rules of the host, in place of those that a node of this tag has left.
-    pub(crate) fn host(&self, tag: &str, forwarding_was_off: bool) -> String {
+    pub(crate) fn host(&self, tag: &str) -> String {
         let table = table(tag);
         // Our links are known by their names; those of plugins by what the plugins say.
         let (ours, spoofed, to_gateway, masquerade) = match self.subnet {
@@ -105,7 +101,7 @@ table inet nex {{
                 String::new(),
             ),
         };
-        let mut sets = match self.subnet {
+        let sets = match self.subnet {
             Some(subnet) => {
                 format!("  set {SUBNET} {{ type ipv4_addr; flags interval; elements = {{ {subnet} }}; }}\n")
             }
@@ -116,9 +112,6 @@ table inet nex {{
             )
             .to_owned(),
         };
-        if forwarding_was_off {
-            let _ = writeln!(sets, "  set {FORWARDING_WAS_OFF} {{ type ipv4_addr; }}");
-        }
         let to_host = self.policy.host_statements(&to_gateway, REFUSE, "accept");
         let local = self.policy.local_statements(&self.nameservers);
         let beyond = self.policy.beyond_statements(&self.nameservers, self.subnet);

@@ -1,20 +1,20 @@
 //! What all slots of a node share on the host: its table of rules, and that the host passes packets on.
 //!
-//! States: made (by [`Host::make`]) and removed (when dropped, with the last slot). Whoever leaves last among the
-//! nodes of a host turns passing on off again, if it was off before the first of them came; each node's table says
-//! whether it was.
+//! States: made (by [`Host::make`]) and removed (when dropped, with the last slot). A node that has its table counts
+//! for the others of the host: nobody takes its addresses, and nobody turns passing on off under it.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
-use tracing::{info, warn};
+use tracing::warn;
 
-use crate::firewall::{FORWARDING_WAS_OFF, Rules, SUBNET, TABLES, table};
+use crate::firewall::{Rules, SUBNET, TABLES, table};
+use crate::forwarding::Forwarding;
 use crate::journal::Journal;
 use crate::netlink::{Link, Netlink, Route};
 use crate::nft::Nft;
-use crate::{Ipv4Subnet, NetworkError, sysctl};
+use crate::{Ipv4Subnet, NetworkError};
 
 /// A route with a shorter prefix leads to no network but to the Internet: a default route, or its halves.
 const DEFAULT_ROUTE: u8 = 8;
@@ -27,15 +27,14 @@ const MTU: u16 = 1500;
 pub(crate) struct Host {
     journal: Arc<Journal>,
     nft: Arc<Nft>,
-    forwarding_was_off: bool,
+    forwarding: Forwarding,
 }
 
 /// Another node on this host.
 #[derive(Debug, Default, PartialEq)]
-struct Neighbour {
+pub(crate) struct Neighbour {
     table: String,
     subnet: Option<Ipv4Subnet>,
-    forwarding_was_off: bool,
 }
 
 impl Host {
@@ -44,23 +43,25 @@ impl Host {
     /// # Errors
     /// When it is, or the system refuses something.
     pub(crate) fn make(journal: Arc<Journal>, nft: Arc<Nft>, rules: &Rules) -> Result<Self, NetworkError> {
-        let neighbours = neighbours(&nft, journal.tag())?;
-        let is_off = sysctl::get(sysctl::IP_FORWARD)? == "0";
-        let was_off = is_off || journal.forwarding_was_off() || neighbours.iter().any(|node| node.forwarding_was_off);
+        let forwarding = Forwarding::new(Arc::clone(&nft), Arc::clone(&journal), rules.subnet.is_none());
         // From here on whatever fails is removed again.
-        let host = Self { journal, nft, forwarding_was_off: was_off };
-        host.journal.write_host(was_off)?;
-        host.nft.apply("make the rules of the host", &rules.host(host.journal.tag(), was_off))?;
+        let host = Self { journal, nft, forwarding };
+        host.nft.apply("make the rules of the host", &rules.host(host.journal.tag()))?;
         if let Some(subnet) = rules.subnet {
             // Only now: of two nodes that start at once at least one sees the other.
             host.collides_with_nodes(subnet)?;
             collides_with_routes(subnet)?;
         }
-        if is_off {
-            info!("the host passes packets on from now on (net.ipv4.ip_forward), until the last node on it ends");
-            sysctl::set(sysctl::IP_FORWARD, "1")?;
-        }
+        host.forwarding.turn_on()?;
         Ok(host)
+    }
+
+    /// Has the host pass on what is to reach guests, also by links that it did not have before.
+    ///
+    /// # Errors
+    /// When the system refuses it.
+    pub(crate) fn keep_up(&self) -> Result<(), NetworkError> {
+        self.forwarding.keep_up()
     }
 
     fn collides_with_nodes(&self, subnet: Ipv4Subnet) -> Result<(), NetworkError> {
@@ -75,11 +76,8 @@ impl Host {
     fn remove(&self) -> Result<(), NetworkError> {
         // Made first, in case it is not there.
         let table = table(self.journal.tag());
-        self.nft.apply("remove the rules of the host", &format!("table inet {table}\ndelete table inet {table}\n"))?;
-        if self.forwarding_was_off && neighbours(&self.nft, self.journal.tag())?.is_empty() {
-            sysctl::set(sysctl::IP_FORWARD, "0")?;
-            info!("the host passes no packets on any more, as before");
-        }
+        let rules = format!("table inet {table}\ndelete table inet {table}\n");
+        self.forwarding.turn_off(|| self.nft.apply("remove the rules of the host", &rules))?;
         self.journal.remove_host()
     }
 }
@@ -92,8 +90,11 @@ impl Drop for Host {
     }
 }
 
-/// The tables of other nodes.
-fn neighbours(nft: &Nft, tag: &str) -> Result<Vec<Neighbour>, NetworkError> {
+/// The other nodes.
+///
+/// # Errors
+/// When nft does not list their tables.
+pub(crate) fn neighbours(nft: &Nft, tag: &str) -> Result<Vec<Neighbour>, NetworkError> {
     let mut found = nodes(&nft.list("list the host's tables", "tables")?, &nft.list("list the host's sets", "sets")?);
     found.retain(|node| node.table != table(tag));
     Ok(found)
@@ -109,7 +110,6 @@ fn nodes(tables: &[Value], sets: &[Value]) -> Vec<Neighbour> {
                 continue;
             }
             match text(set, "name").as_deref() {
-                Some(FORWARDING_WAS_OFF) => node.forwarding_was_off = true,
                 Some(SUBNET) => node.subnet = set.get("elem").and_then(|elements| network_of(elements.get(0)?)),
                 _ => {}
             }
@@ -145,7 +145,11 @@ pub(crate) fn mtu() -> Result<u16, NetworkError> {
     Ok(mtus.filter_map(|mtu| u16::try_from(mtu).ok()).min().unwrap_or(MTU).clamp(576, MTU))
 }
 
-fn routing() -> Result<(Vec<Route>, Vec<Link>), NetworkError> {
+/// The host's routes and links.
+///
+/// # Errors
+/// When the system does not tell them.
+pub(crate) fn routing() -> Result<(Vec<Route>, Vec<Link>), NetworkError> {
     let read = || {
         let mut netlink = Netlink::open()?;
         Ok((netlink.routes()?, netlink.links()?))
@@ -153,21 +157,38 @@ fn routing() -> Result<(Vec<Route>, Vec<Link>), NetworkError> {
     read().map_err(NetworkError::system::<std::io::Error>("read the host's routes"))
 }
 
-/// Rules of the host that refuse what guests send, though we let it through: their names, as a person would look for
-/// them.
+/// A chain of rules about packets of IPv4.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    /// As a person would look for it.
+    pub(crate) name: String,
+    pub(crate) table: String,
+    refuses: bool,
+}
+
+/// Rules of the host that refuse what guests send, though we let it through: the names of their chains.
 ///
 /// # Errors
 /// When nft does not list them.
 pub(crate) fn refusing_chains(nft: &Nft, hook: &str) -> Result<Vec<String>, NetworkError> {
+    Ok(chains(nft, hook)?.into_iter().filter(|chain| chain.refuses).map(|chain| chain.name).collect())
+}
+
+/// The chains at a hook.
+///
+/// # Errors
+/// When nft does not list them.
+pub(crate) fn chains(nft: &Nft, hook: &str) -> Result<Vec<Chain>, NetworkError> {
     let chains = nft.list("list the host's chains", "chains")?;
     let text = |chain: &Value, key: &str| chain.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let refuses = |chain: &&Value| {
-        text(chain, "hook") == hook
-            && text(chain, "policy") == "drop"
-            && ["ip", "inet"].contains(&&*text(chain, "family"))
+    let is_there = |chain: &&Value| text(chain, "hook") == hook && ["ip", "inet"].contains(&&*text(chain, "family"));
+    let chains = chains.iter().filter_map(|object| object.get("chain")).filter(is_there);
+    let chain = |chain: &Value| Chain {
+        name: ["family", "table", "name"].map(|key| text(chain, key)).join(" "),
+        table: text(chain, "table"),
+        refuses: text(chain, "policy") == "drop",
     };
-    let chains = chains.iter().filter_map(|object| object.get("chain")).filter(refuses);
-    Ok(chains.map(|chain| ["family", "table", "name"].map(|key| text(chain, key)).join(" ")).collect())
+    Ok(chains.map(chain).collect())
 }
 
 /// Whether the kernel's settings can be changed at all: in containers they often cannot.
@@ -194,13 +215,12 @@ mod tests {
             json!({"table": {"family": "inet", "name": "nex-bbbbbb"}}),
         ];
         let sets = [
-            json!({"set": {"table": "filter", "name": "forwarding_was_off"}}),
+            json!({"set": {"table": "filter", "name": "subnet", "elem": ["10.0.0.1"]}}),
             json!({"set": {"table": "nex-aaaaaa", "name": "subnet",
                 "elem": [{"prefix": {"addr": "192.168.127.0", "len": 24}}]}}),
-            json!({"set": {"table": "nex-bbbbbb", "name": "forwarding_was_off"}}),
         ];
         let [one, other] = nodes(&tables, &sets).try_into().unwrap();
         assert_eq!(one.subnet, Some("192.168.127.0/24".parse().unwrap()));
-        assert!(!one.forwarding_was_off && other.forwarding_was_off && other.subnet.is_none());
+        assert!(other.subnet.is_none());
     }
 }

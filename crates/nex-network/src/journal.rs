@@ -17,6 +17,7 @@ use tracing::warn;
 
 use crate::NetworkError;
 use crate::cni::Attachment;
+use crate::forwarding::TurnedOn;
 
 const HOST: &str = "host.json";
 const LOCK: &str = "lock";
@@ -45,8 +46,18 @@ struct HostRecord {
     tag: String,
     /// The start of the host that it is about: the kernel forgets everything at the next.
     boot: String,
-    /// Whether the host passed no packets on before there were nodes.
-    forwarding_was_off: bool,
+    /// What nodes have turned on of passing packets on.
+    turned_on: TurnedOn,
+}
+
+/// What a slot's file says.
+#[derive(Debug)]
+pub(crate) enum Written {
+    Ours(SlotRecord),
+    /// A node with another state directory wrote it.
+    Foreign,
+    /// It was not written to its end, or something else wrote into it.
+    Unreadable,
 }
 
 impl Journal {
@@ -74,19 +85,21 @@ impl Journal {
         &self.tag
     }
 
-    /// The slots that are written down, with what is known of each. A record of other state directories is left alone,
-    /// and what cannot be read as well: its number has no record.
+    /// The slots that are written down, with what is known of each.
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub(crate) fn slots(&self) -> Result<Vec<(u32, Option<SlotRecord>)>, NetworkError> {
+    pub(crate) fn slots(&self) -> Result<Vec<(u32, Written)>, NetworkError> {
         let mut slots = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(|source| self.failed(&self.folder, source))?.flatten() {
             let name = entry.file_name();
             let Some(number) = name.to_str().and_then(number_of) else { continue };
-            let record =
-                self.read::<SlotRecord>(&entry.path()).filter(|record| self.is_ours(&record.tag, &entry.path()));
-            slots.push((number, record));
+            let written = match self.read::<SlotRecord>(&entry.path()) {
+                Some(record) if self.is_ours(&record.tag, &entry.path()) => Written::Ours(record),
+                Some(_) => Written::Foreign,
+                None => Written::Unreadable,
+            };
+            slots.push((number, written));
         }
         Ok(slots)
     }
@@ -115,18 +128,19 @@ impl Journal {
         self.remove(&self.slot_path(number))
     }
 
-    /// Whether a node of this state directory, since the host's start, has found that the host passed no packets on.
-    pub(crate) fn forwarding_was_off(&self) -> bool {
+    /// What the host's nodes had turned on when a node of this state directory wrote it down, since the host's start.
+    pub(crate) fn turned_on(&self) -> TurnedOn {
         let record = self.read::<HostRecord>(&self.folder.join(HOST));
-        record.is_some_and(|record| record.tag == self.tag && record.boot == boot() && record.forwarding_was_off)
+        let record = record.filter(|record| record.tag == self.tag && record.boot == boot());
+        record.map(|record| record.turned_on).unwrap_or_default()
     }
 
     /// Writes down what all slots share.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(crate) fn write_host(&self, forwarding_was_off: bool) -> Result<(), NetworkError> {
-        let record = HostRecord { tag: self.tag.clone(), boot: boot(), forwarding_was_off };
+    pub(crate) fn write_host(&self, turned_on: &TurnedOn) -> Result<(), NetworkError> {
+        let record = HostRecord { tag: self.tag.clone(), boot: boot(), turned_on: turned_on.clone() };
         self.write(&self.folder.join(HOST), &record, false)
     }
 
@@ -202,7 +216,8 @@ mod tests {
         journal.write_slot(70, None).unwrap();
         journal.remove_slot(70).unwrap();
         journal.remove_slot(71).unwrap();
-        journal.write_host(true).unwrap();
+        let turned_on: TurnedOn = serde_json::from_str(r#"{"links": ["eth0"], "everywhere": false}"#).unwrap();
+        journal.write_host(&turned_on).unwrap();
         assert!(matches!(Journal::open(folder.path()), Err(NetworkError::InUse(_))), "one process at a time");
         let tag = journal.tag().to_owned();
         drop(journal);
@@ -210,12 +225,12 @@ mod tests {
         assert_eq!(journal.tag(), tag);
         let slots = journal.slots().unwrap();
         assert_eq!(slots.len(), 1);
-        assert!(slots[0].0 == 3 && slots[0].1.is_some());
-        assert!(journal.forwarding_was_off());
+        assert!(matches!(slots[0], (3, Written::Ours(_))));
+        assert_eq!(journal.turned_on(), turned_on);
     }
 
     #[test]
-    fn records_of_other_state_directories_and_damaged_ones_are_left_alone() {
+    fn records_of_other_state_directories_and_damaged_ones_are_told_apart() {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         Journal::open(one.path()).unwrap().write_slot(1, None).unwrap();
         fs::copy(one.path().join("slot-1.json"), other.path().join("slot-1.json")).unwrap();
@@ -223,6 +238,6 @@ mod tests {
         fs::write(other.path().join("slot-x.json"), "{}").unwrap();
         let mut slots = Journal::open(other.path()).unwrap().slots().unwrap();
         slots.sort_by_key(|(number, _)| *number);
-        assert!(matches!(slots.as_slice(), [(1, None), (2, None)]), "{slots:?}");
+        assert!(matches!(slots.as_slice(), [(1, Written::Foreign), (2, Written::Unreadable)]), "{slots:?}");
     }
 }

@@ -14,6 +14,7 @@ mod cni;
 mod egress;
 mod error;
 mod firewall;
+mod forwarding;
 mod host;
 mod journal;
 mod nameservers;

@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::thread::{CapabilitySet, capabilities};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::builtin::{self, Plan};
 use crate::cni::{Attached, Attachment, CniNetwork};
 use crate::firewall::{Rules, table};
 use crate::host::{self, Host};
-use crate::journal::Journal;
+use crate::journal::{Journal, Written};
+use crate::netlink::Netlink;
 use crate::nft::Nft;
 use crate::settings::Owner;
 use crate::slot::Slot;
@@ -42,7 +43,7 @@ pub(crate) struct Shared {
     /// Slots that are being removed without anybody waiting for it.
     leaving: watch::Sender<usize>,
     // Dropped after everything else, and in this order.
-    _host: Host,
+    host: Host,
     nft: Arc<Nft>,
     journal: Arc<Journal>,
 }
@@ -92,7 +93,7 @@ impl Network {
         let host = Host::make(Arc::clone(&journal), Arc::clone(&nft), &rules)?;
         let numbers = Mutex::new(Numbers { taken, next: 0, limit });
         let leaving = watch::Sender::new(0);
-        let shared = Shared { maker, rules, mtu, numbers, leaving, _host: host, nft, journal };
+        let shared = Shared { maker, rules, mtu, numbers, leaving, host, nft, journal };
         Ok(Self { shared: Arc::new(shared), warnings })
     }
 
@@ -125,6 +126,7 @@ impl Network {
 
 impl Shared {
     fn make(shared: &Arc<Self>, owner: Option<Owner>) -> Result<Slot, NetworkError> {
+        shared.host.keep_up()?;
         let number = shared.take_number()?;
         let made = match &shared.maker {
             Maker::Builtin(subnet) => shared.make_builtin(number, *subnet, owner),
@@ -171,15 +173,8 @@ impl Shared {
         // Plugins remove better what they are told of having made; also when only some have made something.
         self.journal.write_slot(number, Some(attachment))?;
         let Attached { tap, guest, link } = attached?;
-        let table = table(self.journal.tag());
-        let guests = format!(
-            "add element inet {table} guests {{ \"{link}\" . {address} }}\n\
-             add element inet {table} gateways {{ \"{link}\" . {gateway} }}\n\
-             add element inet {table} links {{ \"{link}\" }}\n",
-            address = guest.address,
-            gateway = guest.gateway,
-        );
-        self.nft.apply("make the rules of a microVM's network", &guests)?;
+        let elements = elements("add", &table(self.journal.tag()), &link, &guest);
+        self.nft.apply("make the rules of a microVM's network", &elements)?;
         let address = guest.address;
         let nameservers = self.rules.nameservers.clone();
         Ok((tap, GuestNetwork { nameservers, ..guest }, address))
@@ -189,6 +184,15 @@ impl Shared {
     pub(crate) fn unmake(&self, number: u32) -> Result<(), NetworkError> {
         let cni = self.journal.slot(number).and_then(|record| record.cni);
         unmake(&self.journal, number, cni.as_ref())?;
+        // Only now: as long as the link is there, it is the rules that keep its guest in bounds.
+        let namespace = namespace::path(&self.namespace(number));
+        if let Some((link, guest)) = cni.and_then(|attachment| attachment.made(&namespace)) {
+            let elements = elements("delete", &table(self.journal.tag()), &link, &guest);
+            if let Err(error) = self.nft.apply("remove the rules of a microVM's network", &elements) {
+                // They were never added, or somebody flushed the rules.
+                debug!(number, %error, "there are no rules of this network");
+            }
+        }
         self.numbers().taken.remove(&number);
         Ok(())
     }
@@ -261,6 +265,16 @@ impl Numbers {
     }
 }
 
+/// What the host's table knows of a guest of plugins.
+fn elements(verb: &str, table: &str, link: &str, guest: &GuestNetwork) -> String {
+    let GuestNetwork { address, gateway, .. } = guest;
+    format!(
+        "{verb} element inet {table} guests {{ \"{link}\" . {address} }}\n\
+         {verb} element inet {table} gateways {{ \"{link}\" . {gateway} }}\n\
+         {verb} element inet {table} links {{ \"{link}\" }}\n"
+    )
+}
+
 fn namespace_name(tag: &str, number: u32) -> String {
     format!("nex-{tag}-{number}")
 }
@@ -277,10 +291,19 @@ fn unmake(journal: &Journal, number: u32, cni: Option<&Attachment>) -> Result<()
 /// Removes all slots that a process before this one has left. Those that cannot be removed stay taken.
 fn reclaim(journal: &Journal) -> Result<BTreeSet<u32>, NetworkError> {
     let mut left = BTreeSet::new();
-    for (number, record) in journal.slots()? {
-        let Some(record) = record else {
-            left.insert(number);
-            continue;
+    for (number, written) in journal.slots()? {
+        let record = match written {
+            Written::Ours(record) => record,
+            // A power cut leaves files without content, and of what they were about nothing.
+            Written::Unreadable if !exists(journal.tag(), number)? => {
+                warn!(number, "striking out a record of networks that cannot be read: there is nothing of that name");
+                journal.remove_slot(number)?;
+                continue;
+            }
+            Written::Unreadable | Written::Foreign => {
+                left.insert(number);
+                continue;
+            }
         };
         info!(number, "removing the network of a microVM that was left behind");
         if let Err(error) = unmake(journal, number, record.cni.as_ref()) {
@@ -289,6 +312,14 @@ fn reclaim(journal: &Journal) -> Result<BTreeSet<u32>, NetworkError> {
         }
     }
     Ok(left)
+}
+
+/// Whether anything of a slot is there.
+fn exists(tag: &str, number: u32) -> Result<bool, NetworkError> {
+    let link = builtin::link(tag, number);
+    let links = Netlink::open().and_then(|mut netlink| netlink.links());
+    let links = links.map_err(NetworkError::system::<std::io::Error>("list the host's links"))?;
+    Ok(namespace::path(&namespace_name(tag, number)).exists() || links.iter().any(|other| other.name == link))
 }
 
 fn may_make_networks() -> Result<(), NetworkError> {

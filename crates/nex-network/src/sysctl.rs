@@ -5,7 +5,7 @@ use std::io;
 
 use crate::NetworkError;
 
-/// Whether the kernel passes packets on between links.
+/// Whether the kernel passes packets on between all links. Changing it changes every link.
 pub(crate) const IP_FORWARD: &str = "ipv4/ip_forward";
 
 /// The text of a setting.
@@ -23,6 +23,27 @@ pub(crate) fn get(key: &str) -> Result<String, NetworkError> {
 /// When it cannot be written.
 pub(crate) fn set(key: &str, value: &str) -> Result<(), NetworkError> {
     fs::write(path(key), value).map_err(NetworkError::system(format!("write {value} to {}", path(key))))
+}
+
+/// Whether what arrives at a link is passed on. At a link that is gone, or cannot be asked, it counts as passed on: there
+/// is nothing to turn on.
+pub(crate) fn passes_on(link: &str) -> bool {
+    fs::read_to_string(path(&forwarding(link))).map_or(true, |text| text.trim() != "0")
+}
+
+/// Changes that, for a link that is there.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn pass_on(link: &str, on: bool) -> Result<(), NetworkError> {
+    match set(&forwarding(link), if on { "1" } else { "0" }) {
+        Err(NetworkError::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn forwarding(link: &str) -> String {
+    format!("ipv4/conf/{link}/forwarding")
 }
 
 /// Keeps IPv6 off a link, or off all that are to come (`default`). A kernel without IPv6 has no such setting.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::tree::{DEEPEST, LONGEST};
+
 /// An image cannot be built or read.
 #[derive(Debug, thiserror::Error)]
 pub enum RootfsError {
@@ -24,8 +26,17 @@ pub enum RootfsError {
         reason: String,
     },
     /// A file has a name that cannot be written down.
-    #[error("{}: its name has a control character: rename it", path.display())]
+    #[error("{path:?}: its name has a control character: rename it")]
     Name {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file lies too deep, or its name is too long.
+    #[error(
+        "{path:?}: with all links in it followed, a name in an image has at most {LONGEST} bytes and {DEEPEST} parts: \
+         put the file elsewhere"
+    )]
+    Deep {
         /// The file.
         path: PathBuf,
     },

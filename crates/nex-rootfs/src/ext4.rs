@@ -1,11 +1,13 @@
 //! The file system: made and read by the tools of e2fsprogs, which need neither root nor a mount.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::error::file;
@@ -21,6 +23,9 @@ const FEATURES: &str = "none,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sp
 
 /// Room for the workload's own needs on top of the files, MiB. Little: guests write to a layer of their own.
 const ROOM: u64 = 4;
+
+/// The inode of the root; of every ext4.
+const ROOT: u64 = 2;
 
 /// Makes an image of the staging folder.
 pub(crate) fn make(tree: &Tree, image: &Path, size_mib: Option<u64>) -> Result<(), RootfsError> {
@@ -70,17 +75,18 @@ fn needed(tree: &Tree) -> Result<Needed, RootfsError> {
 
 /// Gives every file its owner and mode, and all of them the same moment: the tool takes over who staged them, and when.
 fn settle(tree: &Tree, image: &Path) -> Result<(), RootfsError> {
-    let mut commands = Vec::new();
+    let numbers = numbers(image)?;
+    let mut commands = String::new();
     for (path, meta) in tree.walk()? {
         let Attributes { uid, gid, mode } = tree.attributes(&path);
-        let name = Path::new("/").join(path.strip_prefix(tree.root()).unwrap_or(&path));
+        let name = path.strip_prefix(tree.root()).unwrap_or(&path);
+        let number = numbers.get(name).ok_or_else(|| RootfsError::ToolFailed {
+            tool: "mke2fs",
+            reason: format!("there is no {name:?} in what it made"),
+        })?;
         let mut set = |field: &str, value: &str| {
-            commands.extend_from_slice(b"set_inode_field \"");
-            for byte in name.as_os_str().as_bytes() {
-                // Two quotes are one within quotes; nothing else means anything there.
-                commands.extend_from_slice(if *byte == b'"' { b"\"\"" } else { std::slice::from_ref(byte) });
-            }
-            commands.extend_from_slice(format!("\" {field} {value}\n").as_bytes());
+            // Writing into a string does not fail.
+            let _ = writeln!(commands, "set_inode_field <{number}> {field} {value}");
         };
         set("uid", &uid.to_string());
         set("gid", &gid.to_string());
@@ -92,13 +98,66 @@ fn settle(tree: &Tree, image: &Path) -> Result<(), RootfsError> {
             set(field, "@1");
         }
     }
-    let script = image.with_extension("settled");
+    script(image, &commands).map(drop)
+}
+
+/// The inode of every path of an image, below its root.
+///
+/// Names are read from debugfs and never told to it. It takes its script in pieces of a fixed length and gives a piece that
+/// begins with `!` to a shell: with the names of a hostile base in it, the base would choose what is run.
+fn numbers(image: &Path) -> Result<HashMap<PathBuf, u64>, RootfsError> {
+    let mut found = HashMap::from([(PathBuf::new(), ROOT)]);
+    let mut folders = vec![(PathBuf::new(), ROOT)];
+    // A level of folders at a time; how many there are is bounded by `tree::DEEPEST`.
+    while !folders.is_empty() {
+        let commands: String = folders.iter().map(|(_, number)| format!("ls -p <{number}>\n")).collect();
+        let output = script(image, &commands)?;
+        let mut listed = std::mem::take(&mut folders).into_iter();
+        let mut here = None;
+        for line in output.stdout.split(|byte| *byte == b'\n') {
+            // Before what a command says the tool repeats the command; what is said of files begins with a slash.
+            if line.starts_with(b"debugfs: ") {
+                here = listed.next();
+                continue;
+            }
+            let Some(((folder, _), Listed { number, is_folder, name })) = here.as_ref().zip(listed_file(line)) else {
+                continue;
+            };
+            let path = folder.join(name);
+            if is_folder {
+                folders.push((path.clone(), number));
+            }
+            found.insert(path, number);
+        }
+    }
+    Ok(found)
+}
+
+/// A line of a folder's list.
+struct Listed<'a> {
+    number: u64,
+    is_folder: bool,
+    name: &'a OsStr,
+}
+
+/// `/inode/mode/owner/group/name/length/`; none for what is no file, and for the folder itself and the one around it.
+fn listed_file(line: &[u8]) -> Option<Listed<'_>> {
+    let mut parts = line.strip_prefix(b"/")?.split(|byte| *byte == b'/');
+    let number = std::str::from_utf8(parts.next()?).ok()?.parse().ok().filter(|number| *number != 0)?;
+    let is_folder = parts.next()?.starts_with(b"04");
+    let name = parts.nth(2).filter(|name| !matches!(*name, b"" | b"." | b".."))?;
+    Some(Listed { number, is_folder, name: OsStr::from_bytes(name) })
+}
+
+/// Has debugfs do what the lines say. They are of numbers and words of ours: nothing of the base may get into them.
+fn script(image: &Path, commands: &str) -> Result<Output, RootfsError> {
+    let script = image.with_extension("script");
     fs::write(&script, commands).map_err(file("cannot write", &script))?;
     let mut debugfs = Command::new("debugfs");
     let output = run("debugfs", debugfs.arg("-w").arg("-f").arg(&script).arg(image))?;
     // The tool ends well whatever becomes of its commands.
     match first_complaint(&output.stderr) {
-        complaint if complaint.is_empty() => Ok(()),
+        complaint if complaint.is_empty() => Ok(output),
         reason => Err(RootfsError::ToolFailed { tool: "debugfs", reason }),
     }
 }
@@ -119,6 +178,8 @@ pub fn contents(image: &Path) -> Result<Contents, RootfsError> {
 fn run(tool: &'static str, command: &mut Command) -> Result<Output, RootfsError> {
     // When an image was last written is in it, too.
     command.env("E2FSPROGS_FAKE_TIME", "1").env("SOURCE_DATE_EPOCH", "1");
+    // Else debugfs has the builder's pager show lists of files.
+    command.env("DEBUGFS_PAGER", "__none__");
     let output = command.stdin(Stdio::null()).output();
     // Where root's programs are not on the path.
     let output = match output {

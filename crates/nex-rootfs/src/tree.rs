@@ -19,6 +19,12 @@ use crate::error::file;
 /// Links that are followed for one name; more are a circle.
 const LINKS: u32 = 40;
 
+/// Most bytes of a path in an image.
+pub(crate) const LONGEST: usize = 1024;
+
+/// Most parts of one. Far more than any system has; mke2fs writes where it must not when folders lie some thousand deep.
+pub(crate) const DEEPEST: usize = 64;
+
 /// What a file shall be in the image where the staging folder says something else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Attributes {
@@ -82,41 +88,72 @@ impl Tree {
     /// here, they would lead to the files of the machine that builds.
     pub(crate) fn inside(&self, name: &Path) -> Result<PathBuf, RootfsError> {
         let mut left: Vec<OsString> = parts(name);
-        let mut here: Vec<OsString> = Vec::new();
+        let mut here = self.root.clone();
+        let mut depth = 0;
         let mut links = 0;
         while let Some(part) = left.pop() {
+            // What is left counts too: links can make more of it than the name had.
+            if depth + left.len() >= DEEPEST {
+                return Err(RootfsError::Deep { path: name.to_owned() });
+            }
             if part == ".." {
-                here.pop();
+                if depth > 0 {
+                    here.pop();
+                    depth -= 1;
+                }
                 continue;
             }
             here.push(part);
-            let path = here.iter().fold(self.root.clone(), |path, part| path.join(part));
-            if path.is_symlink() {
+            depth += 1;
+            if here.is_symlink() {
                 links += 1;
                 if links > LINKS {
-                    return Err(file("too many links at", &path)(io::ErrorKind::InvalidInput.into()));
+                    return Err(file("too many links at", &here)(io::ErrorKind::InvalidInput.into()));
                 }
-                let target = fs::read_link(&path).map_err(file("cannot read", &path))?;
-                here.pop();
+                let target = fs::read_link(&here).map_err(file("cannot read", &here))?;
                 if target.is_absolute() {
-                    here.clear();
+                    here = self.root.clone();
+                    depth = 0;
+                } else {
+                    here.pop();
+                    depth -= 1;
                 }
                 left.extend(parts(&target));
+            } else {
+                self.check_bounds(&here)?;
             }
         }
-        Ok(here.into_iter().fold(self.root.clone(), |path, part| path.join(part)))
+        Ok(here)
+    }
+
+    /// Refuses what lies too deep or has too long a name: not all tools are prepared for it.
+    fn check_bounds(&self, path: &Path) -> Result<(), RootfsError> {
+        let below = self.below(path);
+        if below.as_os_str().len() > LONGEST || below.components().count() > DEEPEST {
+            return Err(RootfsError::Deep { path: below.to_owned() });
+        }
+        Ok(())
     }
 
     /// Where a name lies: the folder followed to its end and made where it is missing, the last part as it is.
     pub(crate) fn place(&self, name: &Path) -> Result<PathBuf, RootfsError> {
+        self.place_counted(name).map(|(path, _)| path)
+    }
+
+    /// As [`Tree::place`], and how many folders were made.
+    pub(crate) fn place_counted(&self, name: &Path) -> Result<(PathBuf, u64), RootfsError> {
         let folder = self.inside(name.parent().unwrap_or(Path::new("")))?;
+        let path = folder.join(name.file_name().unwrap_or_default());
+        self.check_bounds(&path)?;
+        let mut made = 0;
         if !folder.is_dir() {
             let missing: Vec<_> = folder.ancestors().take_while(|path| path.symlink_metadata().is_err()).collect();
             for path in missing.into_iter().rev() {
                 make_folder(path, 0o755)?;
+                made += 1;
             }
         }
-        Ok(folder.join(name.file_name().unwrap_or_default()))
+        Ok((path, made))
     }
 
     /// Makes a folder unless there is one.
@@ -296,7 +333,8 @@ impl Tree {
     pub(crate) fn settle(&mut self) -> Result<(), RootfsError> {
         self.open_up()?;
         for (path, meta) in self.walk()? {
-            // Names are written into a script of the tool that makes the file system.
+            self.check_bounds(&path)?;
+            // Names are read from lines that the tool that makes the file system writes.
             if path.file_name().is_some_and(|name| name.as_bytes().iter().any(u8::is_ascii_control)) {
                 return Err(RootfsError::Name { path: Path::new("/").join(self.below(&path)) });
             }

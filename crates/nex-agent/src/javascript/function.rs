@@ -23,8 +23,15 @@ use crate::call::{self, Call};
 use crate::reply;
 use crate::workload::{self, Finish, Inbox, Sign};
 
-/// Time a worker has to show that JavaScript gives way, once a call has missed its deadline.
+/// Time a worker has to show that JavaScript gives way, once a call has missed its deadline, where it is started in
+/// [`QUICK_START`]. Where that takes longer, as in a machine that is translated, everything does, and it has as much more.
 const GIVE_WAY: Duration = Duration::from_millis(100);
+
+/// Time in which a worker is started and has loaded a function on a machine of our days that is busy.
+const QUICK_START: Duration = Duration::from_millis(500);
+
+/// The most that a slow start counts: a function can compute while it is loaded, too.
+const SLOWEST: u32 = 20;
 
 /// How often the worker's memory is looked at while calls run.
 const LOOK: Duration = Duration::from_millis(100);
@@ -66,14 +73,14 @@ struct Probe {
 
 impl Probe {
     /// Of a worker that a call has waited for in vain.
-    fn new(number: u64) -> Self {
-        Self { number, until: Instant::now() + GIVE_WAY, again: false, idle: None }
+    fn new(number: u64, give_way: Duration) -> Self {
+        Self { number, until: Instant::now() + give_way, again: false, idle: None }
     }
 
     /// Of a worker that has no call yet.
-    fn idle(number: u64) -> Self {
-        let idle = IdleProbe { last: Instant::now() + GIVE_WAY_IDLE, computed: None };
-        Self { idle: Some(idle), ..Self::new(number) }
+    fn idle(number: u64, give_way: Duration) -> Self {
+        let idle = IdleProbe { last: Instant::now() + give_way.max(GIVE_WAY_IDLE), computed: None };
+        Self { idle: Some(idle), ..Self::new(number, give_way) }
     }
 }
 
@@ -94,6 +101,8 @@ pub(crate) struct Function {
     worker: Option<Worker>,
     /// When the worker must have loaded the source; none once it has.
     loading_until: Option<Instant>,
+    /// Time the worker has to answer a ping; see [`GIVE_WAY`].
+    give_way: Duration,
     /// When the next worker is started, while there is none.
     replace_at: Instant,
     probe: Option<Probe>,
@@ -148,8 +157,8 @@ impl Death {
 }
 
 impl Function {
-    /// A function whose first worker has loaded it.
-    pub(crate) fn new(settings: Settings, worker: Worker) -> Self {
+    /// A function whose first worker has loaded it, in such a time.
+    pub(crate) fn new(settings: Settings, worker: Worker, loaded_in: Duration) -> Self {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -157,6 +166,7 @@ impl Function {
             settings,
             worker: Some(worker),
             loading_until: None,
+            give_way: give_way(loaded_in),
             replace_at: Instant::now(),
             probe: None,
             pings: 0,
@@ -273,7 +283,7 @@ impl Function {
             let mut ping = None;
             if std::mem::take(&mut rested) {
                 self.pings += 1;
-                let probe = Probe::idle(number(&self.secret, self.pings));
+                let probe = Probe::idle(number(&self.secret, self.pings), self.give_way);
                 ping = Some(probe.number);
                 self.probe = Some(probe);
             }
@@ -316,10 +326,12 @@ impl Function {
                 None => self.unasked().await,
             },
             FromWorker::Loaded => {
-                if self.loading_until.take().is_none() {
-                    self.unasked().await;
-                } else {
+                if let Some(until) = self.loading_until.take() {
+                    let left = until.saturating_duration_since(Instant::now());
+                    self.give_way = give_way(LOAD.saturating_sub(left));
                     self.look_idle = Some((Instant::now() + LOOK_IDLE, None));
+                } else {
+                    self.unasked().await;
                 }
             }
             FromWorker::Refused(why) => {
@@ -363,7 +375,7 @@ impl Function {
     fn ping(&mut self) {
         let Some(worker) = &self.worker else { return };
         self.pings += 1;
-        let probe = Probe::new(number(&self.secret, self.pings));
+        let probe = Probe::new(number(&self.secret, self.pings), self.give_way);
         worker.ping(probe.number);
         self.probe = Some(probe);
     }
@@ -387,7 +399,7 @@ impl Function {
         self.look_idle = Some((Instant::now() + LOOK_IDLE, Some(computed)));
         if self.probe.is_none() {
             self.pings += 1;
-            let probe = Probe::idle(number(&self.secret, self.pings));
+            let probe = Probe::idle(number(&self.secret, self.pings), self.give_way);
             worker.ping(probe.number);
             self.probe = Some(probe);
         }
@@ -419,9 +431,9 @@ impl Function {
             return;
         }
         if let Some(until) = worker.host_calls.blocked_until(now)
-            && until + GIVE_WAY > now
+            && until + self.give_way > now
         {
-            probe.until = until + GIVE_WAY;
+            probe.until = until + self.give_way;
             return;
         }
         let Some(idle) = &mut probe.idle else {
@@ -431,8 +443,8 @@ impl Function {
         let computed = worker.computed().unwrap_or_default();
         let since = computed.saturating_sub(*idle.computed.get_or_insert(computed));
         // One that has a call has that call's deadline too.
-        if since < GIVE_WAY / 2 && (now < idle.last || !self.calls.idle()) {
-            probe.until = now + GIVE_WAY;
+        if since < self.give_way / 2 && (now < idle.last || !self.calls.idle()) {
+            probe.until = now + self.give_way;
             return;
         }
         tracing::info!("worker replaced: it went on computing without a call");
@@ -583,6 +595,12 @@ pub(crate) fn last_words(ended: &Ended, doing: &str) -> String {
     format!("the worker ended while {doing} ({}){words}", ended.status)
 }
 
+/// Time a worker has to answer a ping, when one is started in so long.
+fn give_way(start: Duration) -> Duration {
+    let times = start.as_millis().checked_div(QUICK_START.as_millis()).unwrap_or(1);
+    GIVE_WAY * u32::try_from(times).unwrap_or(SLOWEST).clamp(1, SLOWEST)
+}
+
 /// Asked of the system here and now: what the standard library keeps for its maps may be the same in every machine that is a
 /// copy of another.
 fn secret() -> [u8; 16] {
@@ -597,4 +615,15 @@ fn number(secret: &[u8; 16], count: u64) -> u64 {
     let mut hasher = DefaultHasher::new();
     (secret, count).hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_of_a_slow_machine_has_more_time_to_answer_and_not_without_end() {
+        let times = [0, 499, 2600, 60_000].map(|ms| give_way(Duration::from_millis(ms)).as_millis());
+        assert_eq!(times, [100, 100, 500, 2000]);
+    }
 }

@@ -13,7 +13,7 @@ mod protocol;
 mod source;
 mod worker;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nex_protocol::link::message::ToNode;
 
@@ -31,6 +31,7 @@ pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
         Ok(settings) => settings,
         Err(why) => return Finish::Rejected(why),
     };
+    let begun = Instant::now();
     let mut worker = match Worker::start(&settings) {
         Ok(worker) => worker,
         Err(error) => {
@@ -51,7 +52,7 @@ pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
         Err(_) => return Finish::Rejected(format!("the source did not finish loading within {} s", LOAD.as_secs())),
     }
     let _ = settings.node.send(ToNode::Started { process_group: Some(worker.id()) }).await;
-    Function::new(settings, worker).run(inbox).await
+    Function::new(settings, worker, begun.elapsed()).run(inbox).await
 }
 
 fn settings(context: Context) -> Result<Settings, String> {

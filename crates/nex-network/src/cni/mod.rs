@@ -116,6 +116,12 @@ impl Attachment {
         Ok(Attached { tap: result.tap, guest, link: result.link })
     }
 
+    /// What plugins said they made, when they have: the host's end of the link, and the guest.
+    pub(crate) fn made(&self, namespace: &Path) -> Option<(String, GuestNetwork)> {
+        let result = result::read(self.result.clone()?, &self.container, namespace).ok()?;
+        Some((result.link, result.guest))
+    }
+
     /// Has plugins remove it, the last one first. All are asked, also when one fails.
     ///
     /// # Errors

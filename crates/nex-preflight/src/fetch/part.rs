@@ -61,7 +61,7 @@ impl Part {
                 return self.clear();
             }
         }
-        self.validator = std::fs::read_to_string(self.validator_path()).ok().filter(|text| text.len() <= VALIDATOR);
+        self.validator = read_validator(&self.validator_path());
         Ok(())
     }
 
@@ -92,10 +92,13 @@ impl Part {
     pub(super) fn remember(&mut self, validator: Option<String>) {
         self.validator = validator.filter(|text| text.len() <= VALIDATOR);
         let path = self.validator_path();
-        let _ = match &self.validator {
-            Some(text) => std::fs::write(path, text),
-            None => std::fs::remove_file(path),
-        };
+        let _ = std::fs::remove_file(&path);
+        let Some(text) = &self.validator else { return };
+        // A new file, and never one that lies at the end of a link: see `open`.
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        if file.and_then(|mut file| file.write_all(text.as_bytes())).is_err() {
+            let _ = std::fs::remove_file(&path);
+        }
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Ended> {
@@ -132,5 +135,51 @@ impl Part {
     pub(super) fn discard(&mut self) {
         let _ = std::fs::remove_file(&self.path);
         let _ = std::fs::remove_file(self.validator_path());
+    }
+}
+
+fn read_validator(path: &Path) -> Option<String> {
+    // Without waiting, in case it is a pipe: what is read here is told to a server, and is to be a file of ours.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+    file.metadata().ok().filter(|metadata| metadata.is_file())?;
+    let mut text = String::new();
+    file.take(VALIDATOR as u64 + 1).read_to_string(&mut text).ok()?;
+    (text.len() <= VALIDATOR).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_in_the_place_of_the_version_is_neither_written_through_nor_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let precious = folder.path().join("precious");
+        std::fs::write(&precious, "secret").unwrap();
+        let version = folder.path().join(".piece.part-version");
+        std::os::unix::fs::symlink(&precious, &version).unwrap();
+        std::fs::write(folder.path().join(".piece.part"), "begun").unwrap();
+
+        let mut part = Part::open(folder.path(), "piece", 100).unwrap();
+        assert!(part.resume().unwrap().validator.is_none(), "what the link leads to would be told to a server");
+        part.remember(Some("\"v1\"".into()));
+        assert_eq!(std::fs::read_to_string(&precious).unwrap(), "secret");
+        drop(part);
+        let mut part = Part::open(folder.path(), "piece", 100).unwrap();
+        assert_eq!(part.resume().unwrap().validator, Some("\"v1\""));
+        part.remember(None);
+        assert!(!version.exists() && precious.exists());
+    }
+
+    #[test]
+    fn a_second_name_of_a_file_is_not_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let precious = folder.path().join("precious");
+        std::fs::write(&precious, "secret").unwrap();
+        std::fs::hard_link(&precious, folder.path().join(".piece.part-version")).unwrap();
+        let mut part = Part::open(folder.path(), "piece", 100).unwrap();
+        part.remember(Some("\"v1\"".into()));
+        assert_eq!(std::fs::read_to_string(&precious).unwrap(), "secret");
     }
 }

@@ -12,9 +12,11 @@ use serde::Deserialize;
 use tar::EntryType;
 
 use super::layout::{pick, reference};
+use super::notes::Notes;
 use super::{Blob, DOCUMENT, Descriptor, Digest, Document, Index, Manifest, Source, compression};
 use crate::base::Job;
 use crate::error::{file, image};
+use crate::tree::LONGEST;
 use crate::{RootfsError, size};
 
 /// Most files of an archive; an image has a few per layer.
@@ -56,14 +58,25 @@ impl Archive {
         };
         let mut entries = HashMap::new();
         let mut archive = tar::Archive::new(file.try_clone().map_err(unfit)?);
-        for entry in archive.entries_with_seek().map_err(unfit)? {
-            let entry = entry.map_err(unfit)?;
-            let name = plain_name(&String::from_utf8_lossy(&entry.path_bytes()));
+        let mut notes = Notes::default();
+        for entry in archive.entries_with_seek().map_err(unfit)?.raw(true) {
+            let mut entry = entry.map_err(unfit)?;
+            if notes.read(&mut entry).map_err(unfit)? {
+                continue;
+            }
+            let told = std::mem::take(&mut notes);
+            if told.sparse || told.size.is_some_and(|size| size != entry.size()) {
+                return Err(image(&what, "the length of a file in it is told twice, and differently"));
+            }
+            let (name, link) = (told.name(&entry), told.link(&entry).unwrap_or_default());
+            if name.len().max(link.len()) > LONGEST {
+                return Err(image(&what, format!("a file in it has a name longer than {LONGEST} bytes")));
+            }
+            let name = plain_name(&String::from_utf8_lossy(&name));
             let place = match entry.header().entry_type() {
                 EntryType::Regular | EntryType::Continuous => Place::At(entry.raw_file_position(), entry.size()),
                 EntryType::Symlink | EntryType::Link => {
-                    let target = entry.link_name_bytes().unwrap_or_default();
-                    let target = String::from_utf8_lossy(&target).into_owned();
+                    let target = String::from_utf8_lossy(&link);
                     let symbolic = entry.header().entry_type() == EntryType::Symlink;
                     let folder = name.rsplit_once('/').filter(|_| symbolic).map_or("", |(folder, _)| folder);
                     Place::Link(plain_name(&format!("{folder}/{target}")))

@@ -4,7 +4,7 @@
 //! is removed by a layer (`.wh.NAME`, `.wh..wh..opq`) is removed from the layers before it. Devices and pipes have no place
 //! in a root image and are left out; attributes besides owner and mode are too.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -15,9 +15,10 @@ use std::path::{Component, Path, PathBuf};
 use tar::{Entry, EntryType};
 
 use super::blob::Hasher;
+use super::notes::Notes;
 use super::{Blob, Digest, compression};
 use crate::error::{file, image};
-use crate::tree::{Tree, make_folder};
+use crate::tree::{DEEPEST, LONGEST, Tree, make_folder};
 use crate::{RootfsError, size};
 
 /// Most files of an image.
@@ -26,8 +27,8 @@ const ENTRIES: u64 = 1_000_000;
 /// What a layer may have besides the bytes of its files: headers and padding.
 const BESIDE: u64 = 4 << 30;
 
-/// Most bytes of what is said of one entry.
-const NOTES: u64 = 1 << 20;
+/// Most bytes of a name in an error.
+const SHOWN: usize = 200;
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -47,8 +48,12 @@ impl Budget {
     fn take(&mut self, bytes: u64) -> Result<(), RootfsError> {
         let too_large = || RootfsError::TooLarge { limit: size(self.limit) };
         self.bytes = self.bytes.checked_sub(bytes).ok_or_else(too_large)?;
+        self.take_files(1)
+    }
+
+    fn take_files(&mut self, count: u64) -> Result<(), RootfsError> {
         let too_many = || RootfsError::TooLarge { limit: format!("{ENTRIES} files") };
-        self.entries = self.entries.checked_sub(1).ok_or_else(too_many)?;
+        self.entries = self.entries.checked_sub(count).ok_or_else(too_many)?;
         Ok(())
     }
 }
@@ -116,55 +121,6 @@ impl From<RootfsError> for Refused {
     }
 }
 
-/// What entries before an entry say of it, because its own header has no room.
-#[derive(Default)]
-struct Notes {
-    name: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    others: BTreeMap<String, String>,
-}
-
-impl Notes {
-    /// Reads one of those entries; false when it is an ordinary one.
-    fn read<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> io::Result<bool> {
-        let kind = entry.header().entry_type();
-        let ours = kind.is_gnu_longname() || kind.is_gnu_longlink() || kind.is_pax_local_extensions();
-        if !ours {
-            // Of the whole archive, such as the commit it was made of; nothing that a file needs.
-            return Ok(kind.is_pax_global_extensions());
-        }
-        if entry.size() > NOTES {
-            return Err(io::Error::other("what it says of one entry is larger than any name"));
-        }
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes)?;
-        if kind.is_pax_local_extensions() {
-            for note in tar::PaxExtensions::new(&bytes) {
-                let note = note?;
-                match note.key_bytes() {
-                    b"path" => self.name = Some(note.value_bytes().to_vec()),
-                    b"linkpath" => self.link = Some(note.value_bytes().to_vec()),
-                    _ => {
-                        if let (Ok(key), Ok(value)) = (note.key(), note.value()) {
-                            self.others.insert(key.to_owned(), value.to_owned());
-                        }
-                    }
-                }
-            }
-            return Ok(true);
-        }
-        while bytes.last() == Some(&0) {
-            bytes.pop();
-        }
-        *(if kind.is_gnu_longname() { &mut self.name } else { &mut self.link }) = Some(bytes);
-        Ok(true)
-    }
-
-    fn number(&self, key: &str) -> Option<u64> {
-        self.others.get(key)?.parse().ok()
-    }
-}
-
 struct Layer<'a> {
     tree: &'a mut Tree,
     budget: &'a mut Budget,
@@ -174,14 +130,11 @@ struct Layer<'a> {
 
 impl Layer<'_> {
     fn add<R: Read>(&mut self, notes: Notes, entry: &mut Entry<'_, R>) -> Result<(), Refused> {
-        let told = notes.name.clone().unwrap_or_else(|| entry.path_bytes().into_owned());
+        let told = notes.name(entry);
         let name = clean(&told)?;
-        let shown = || String::from_utf8_lossy(&told).into_owned();
-        let refuse = |reason: &str| Refused::Entry(format!("{:?}: {reason}", shown()));
+        let refuse = |reason: &str| Refused::Entry(format!("{}: {reason}", shown(&told)));
         let length = entry.size();
-        if notes.number("size").is_some_and(|size| size != length)
-            || notes.others.keys().any(|key| key.starts_with("GNU.sparse"))
-        {
+        if notes.size.is_some_and(|size| size != length) || notes.sparse {
             return Err(refuse("its length is told twice, and differently"));
         }
         let kind = match entry.header().entry_type() {
@@ -199,7 +152,7 @@ impl Layer<'_> {
         if last.as_bytes().starts_with(WHITEOUT) {
             return self.remove(&name, last.as_bytes());
         }
-        let path = self.tree.place(&name)?;
+        let path = self.place(&name)?;
         self.note_folders(&path);
         match kind {
             EntryType::Directory => {
@@ -221,14 +174,14 @@ impl Layer<'_> {
                 self.own(&notes, entry, &path)?;
             }
             EntryType::Symlink => {
-                let target = link_of(&notes, entry).ok_or_else(|| refuse("it is a link to nothing"))?;
+                let target = notes.link(entry).ok_or_else(|| refuse("it is a link to nothing"))?;
                 self.clear(&path)?;
                 symlink(OsStr::from_bytes(&target), &path).map_err(file("cannot make", &path))?;
                 self.own(&notes, entry, &path)?;
             }
             EntryType::Link => {
-                let target = link_of(&notes, entry).ok_or_else(|| refuse("it is a link to nothing"))?;
-                let target = self.tree.place(&clean(&target)?)?;
+                let target = notes.link(entry).ok_or_else(|| refuse("it is a link to nothing"))?;
+                let target = self.place(&clean(&target)?)?;
                 let meta = target.symlink_metadata();
                 if !meta.is_ok_and(|meta| meta.is_file() || meta.is_symlink()) {
                     return Err(refuse("it is another name of a file that is not there"));
@@ -247,6 +200,13 @@ impl Layer<'_> {
         Ok(())
     }
 
+    /// Where an entry lies. The folders that it implies count as if they had entries of their own.
+    fn place(&mut self, name: &Path) -> Result<PathBuf, RootfsError> {
+        let (path, made) = self.tree.place_counted(name)?;
+        self.budget.take_files(made)?;
+        Ok(path)
+    }
+
     /// Removes what is in the place of an entry. A folder's content of this layer goes with it, as the layer says so.
     fn clear(&mut self, path: &Path) -> Result<(), RootfsError> {
         if path.symlink_metadata().is_ok() { self.tree.remove(path) } else { Ok(()) }
@@ -263,10 +223,10 @@ impl Layer<'_> {
 
     fn own<R: Read>(&mut self, notes: &Notes, entry: &Entry<'_, R>, path: &Path) -> Result<(), RootfsError> {
         let header = entry.header();
-        let told = |key: &str, number: io::Result<u64>| {
-            notes.number(key).or(number.ok()).and_then(|id| u32::try_from(id).ok()).unwrap_or(0)
+        let told = |noted: Option<u64>, number: io::Result<u64>| {
+            noted.or(number.ok()).and_then(|id| u32::try_from(id).ok()).unwrap_or(0)
         };
-        let owner = (told("uid", header.uid()), told("gid", header.gid()));
+        let owner = (told(notes.uid, header.uid()), told(notes.gid, header.gid()));
         self.tree.give(path, owner, header.mode().unwrap_or(0o755) & 0o7777)
     }
 
@@ -302,14 +262,12 @@ impl Layer<'_> {
     }
 }
 
-fn link_of<R: Read>(notes: &Notes, entry: &Entry<'_, R>) -> Option<Vec<u8>> {
-    let target = notes.link.clone().or_else(|| Some(entry.link_name_bytes()?.into_owned()))?;
-    (!target.is_empty() && !target.contains(&0)).then_some(target)
-}
-
 /// A name below the root; empty for the root itself.
 fn clean(name: &[u8]) -> Result<PathBuf, Refused> {
-    let refuse = |reason: &str| Refused::Entry(format!("{:?}: {reason}", String::from_utf8_lossy(name)));
+    let refuse = |reason: &str| Refused::Entry(format!("{}: {reason}", shown(name)));
+    if name.len() > LONGEST {
+        return Err(refuse(&format!("its name is longer than {LONGEST} bytes")));
+    }
     if name.contains(&0) {
         return Err(refuse("its name has a zero byte"));
     }
@@ -321,5 +279,15 @@ fn clean(name: &[u8]) -> Result<PathBuf, Refused> {
             Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
         }
     }
+    if cleaned.components().count() > DEEPEST {
+        return Err(refuse(&format!("it lies deeper than {DEEPEST} folders")));
+    }
     Ok(cleaned)
+}
+
+/// A name for an error, and no more of it than one reads.
+fn shown(name: &[u8]) -> String {
+    let start = name.get(..SHOWN).unwrap_or(name);
+    let more = if start.len() < name.len() { "…" } else { "" };
+    format!("{:?}{more}", String::from_utf8_lossy(start))
 }

@@ -13,6 +13,7 @@ mod documents;
 mod http;
 mod layer;
 mod layout;
+mod notes;
 mod reference;
 mod registry;
 
