@@ -182,7 +182,8 @@ impl Forwarding {
 
 fn turned_on(sets: &[Value]) -> TurnedOn {
     let mut state = TurnedOn::default();
-    for set in sets.iter().filter_map(|object| object.get("set")).filter(|set| text(Some(set), "table") == Some(TABLE)) {
+    for set in sets.iter().filter_map(|object| object.get("set")).filter(|set| text(Some(set), "table") == Some(TABLE))
+    {
         match text(Some(set), "name") {
             Some(EVERYWHERE) => state.everywhere = true,
             Some(LINKS) => {
@@ -262,8 +263,9 @@ fn lock() -> Result<File, NetworkError> {
     let locked = || {
         DirBuilder::new().recursive(true).mode(0o755).create(Path::new(LOCKS))?;
         let nofollow = OFlags::NOFOLLOW.bits().cast_signed();
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(nofollow);
-        let file = file.open(LOCK)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(nofollow);
+        let file = options.open(LOCK)?;
         flock(&file, FlockOperation::LockExclusive)?;
         Ok(file)
     };
@@ -288,7 +290,8 @@ mod tests {
         let everywhere = [json!({"set": {"table": TABLE, "name": "everywhere"}})];
         assert_eq!(turned_on(&everywhere), TurnedOn { links: BTreeSet::new(), everywhere: true });
 
-        let rules = guard(&TurnedOn { links, everywhere: false }, &BTreeSet::from(["br0".to_owned(), "br1".to_owned()]));
+        let rules =
+            guard(&TurnedOn { links, everywhere: false }, &BTreeSet::from(["br0".to_owned(), "br1".to_owned()]));
         assert!(rules.contains(r#"elements = { "br0", "eth0" };"#), "{rules}");
         assert!(rules.contains(r#"elements = { "br0" . "br0" };"#), "{rules}");
     }

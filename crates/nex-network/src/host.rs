@@ -109,9 +109,8 @@ fn nodes(tables: &[Value], sets: &[Value]) -> Vec<Neighbour> {
             if text(set, "table").as_ref() != Some(&node.table) {
                 continue;
             }
-            match text(set, "name").as_deref() {
-                Some(SUBNET) => node.subnet = set.get("elem").and_then(|elements| network_of(elements.get(0)?)),
-                _ => {}
+            if text(set, "name").as_deref() == Some(SUBNET) {
+                node.subnet = set.get("elem").and_then(|elements| network_of(elements.get(0)?));
             }
         }
         node

@@ -53,7 +53,7 @@ struct HostRecord {
 /// What a slot's file says.
 #[derive(Debug)]
 pub(crate) enum Written {
-    Ours(SlotRecord),
+    Ours(Box<SlotRecord>),
     /// A node with another state directory wrote it.
     Foreign,
     /// It was not written to its end, or something else wrote into it.
@@ -95,7 +95,7 @@ impl Journal {
             let name = entry.file_name();
             let Some(number) = name.to_str().and_then(number_of) else { continue };
             let written = match self.read::<SlotRecord>(&entry.path()) {
-                Some(record) if self.is_ours(&record.tag, &entry.path()) => Written::Ours(record),
+                Some(record) if self.is_ours(&record.tag, &entry.path()) => Written::Ours(Box::new(record)),
                 Some(_) => Written::Foreign,
                 None => Written::Unreadable,
             };

@@ -12,7 +12,10 @@ use std::time::Instant;
 
 use nex_network::{Network, NetworkError};
 use world::guest::{Fate, Guest};
-use world::{HOST, HOST_PUBLIC, INTERNET, METADATA, NAMESERVER, PUBLIC, block_on, builtin, inside, left, shell, world};
+use world::{
+    HOST, HOST_PUBLIC, INTERNET, METADATA, NAMESERVER, PUBLIC, another_network, block_on, builtin, inside, is_answered,
+    left, shell, world,
+};
 
 #[test]
 fn a_guest_reaches_the_internet_under_the_hosts_address() {
@@ -171,11 +174,11 @@ fn the_host_reaches_a_guest_and_nobody_beyond_it_does() {
 fn nothing_is_left_on_the_host() {
     world(|world| {
         let before = left();
-        assert!(before.contains("forwarding 0"));
+        assert!(before.contains("router 0") && before.contains("passing on 0"));
         let network = Network::new(world.settings("{}")).unwrap();
         let (released, dropped) =
             block_on(async { (network.slot(None).await.unwrap(), network.slot(None).await.unwrap()) });
-        assert!(left().contains("forwarding 1"));
+        assert!(left().contains("router 0") && left().contains("passing on 1"));
         let path = released.namespace().to_owned();
         assert!(path.exists());
         block_on(released.release()).unwrap();
@@ -206,13 +209,153 @@ fn nodes_on_one_host_do_not_disturb_each_other() {
             slot.release().await.unwrap();
             one.close().await;
         });
-        assert!(left().contains("forwarding 1"), "the first node found it off, and the other one needs it");
+        assert!(left().contains("passing on 1"), "the first node found it off, and the other one needs it");
         assert!(neighbour.reaches(PUBLIC, 80));
         block_on(async {
             other.release().await.unwrap();
             two.close().await;
         });
         assert_eq!(left(), before);
+    });
+}
+
+#[test]
+fn a_host_that_was_no_router_is_none_for_others() {
+    world(|world| {
+        let (inner, _inner) = another_network("inner", 1);
+        inside("ip route add 10.5.0.0/16 via 10.9.0.2");
+        let router = |on: u8| std::fs::write("/proc/sys/net/ipv4/ip_forward", on.to_string()).unwrap();
+        router(1);
+        assert!(is_answered("internet", inner) && is_answered("inner", PUBLIC), "the way is there");
+        router(0);
+        let before = left();
+
+        let network = Network::new(world.settings(r#"{"allow": ["10.5.0.0/16"]}"#)).unwrap();
+        let slot = block_on(network.slot(None)).unwrap();
+        let guest = Guest::new(&slot);
+        assert!(guest.reaches(PUBLIC, 80) && guest.connects(inner, 80));
+        assert!(!is_answered("internet", inner), "nobody comes in by the host");
+        assert!(!is_answered("inner", PUBLIC), "nobody gets out by it");
+
+        // A link that came later.
+        let (later, _later) = another_network("later", 2);
+        assert_eq!(shell("cat /proc/sys/net/ipv4/conf/later/forwarding").trim(), "0");
+        let other = block_on(network.slot(None)).unwrap();
+        // The next network has seen it.
+        guest.is_answered(later, 80);
+        assert!(!is_answered("internet", later) && !is_answered("later", inner));
+
+        block_on(async {
+            slot.release().await.unwrap();
+            other.release().await.unwrap();
+            network.close().await;
+        });
+        shell("ip link del later && ip netns del later");
+        assert_eq!(left(), before);
+    });
+}
+
+#[test]
+fn a_host_that_somebody_else_makes_a_router_stays_one() {
+    world(|world| {
+        let (inner, _inner) = another_network("inner", 1);
+        inside("ip route add 10.5.0.0/16 via 10.9.0.2");
+        let network = Network::new(world.settings("{}")).unwrap();
+        let slot = block_on(network.slot(None)).unwrap();
+        // As Docker does: it looks whether the host is a router, makes it one, and has a link of its own.
+        assert_eq!(shell("cat /proc/sys/net/ipv4/ip_forward").trim(), "0");
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        let (container, _container) = another_network("docker0", 3);
+        assert!(is_answered("docker0", PUBLIC), "what comes later has its way out at once");
+        assert!(!is_answered("internet", inner) && !is_answered("internet", container));
+        let other = block_on(network.slot(None)).unwrap();
+        assert!(is_answered("internet", inner), "with the next network it is the other's to say who may");
+        assert!(Guest::new(&slot).reaches(PUBLIC, 80) && Guest::new(&other).reaches(PUBLIC, 80));
+        drop((slot, other));
+        block_on(network.close());
+        assert!(left().contains("router 1") && left().contains("passing on 1"));
+        assert!(is_answered("docker0", PUBLIC) && shell("nft list tables").is_empty());
+    });
+}
+
+#[test]
+fn a_node_that_comes_while_the_last_one_leaves_has_its_way_out() {
+    world(|world| {
+        let before = left();
+        let mut last = Network::new(world.node("0", "192.168.100.0/24", "{}")).unwrap();
+        for round in 1..15 {
+            let settings = world.node(&round.to_string(), &format!("192.168.{}.0/24", 100 + round), "{}");
+            let coming = std::thread::spawn(move || Network::new(settings).unwrap());
+            block_on(last.close());
+            last = coming.join().unwrap();
+            assert!(left().contains("passing on 1"), "round {round}");
+        }
+        let slot = block_on(last.slot(None)).unwrap();
+        assert!(Guest::new(&slot).reaches(PUBLIC, 80));
+        drop(slot);
+        block_on(last.close());
+        assert_eq!(left(), before);
+    });
+}
+
+#[test]
+fn nodes_come_and_leave_one_after_the_other() {
+    world(|world| {
+        let first = Network::new(world.node("first", "192.168.100.0/24", "{}")).unwrap();
+        let lock = std::fs::File::options().write(true).open("/run/nex/forwarding.lock").unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let (ended, end) = std::sync::mpsc::channel();
+        let settings = world.node("second", "192.168.101.0/24", "{}");
+        let coming = std::thread::spawn({
+            let ended = ended.clone();
+            move || {
+                let second = Network::new(settings).unwrap();
+                ended.send("came").unwrap();
+                second
+            }
+        });
+        let leaving = std::thread::spawn(move || {
+            block_on(first.close());
+            ended.send("left").unwrap();
+        });
+        let waits = std::time::Duration::from_millis(500);
+        assert!(end.recv_timeout(waits).is_err(), "another node is looking, and may be changing what these look at");
+        drop(lock);
+        let second = coming.join().unwrap();
+        leaving.join().unwrap();
+        assert!(left().contains("passing on 1"));
+        block_on(second.close());
+        assert!(left().contains("passing on 0"));
+    });
+}
+
+#[test]
+fn a_record_without_content_takes_no_network_away() {
+    world(|world| {
+        let journal = world.folder.path().join("node");
+        let first = Network::new(world.node("node", "192.168.127.0/30", "{}")).unwrap();
+        let slot = block_on(first.slot(None)).unwrap();
+        let name = slot.namespace().file_name().unwrap().to_str().unwrap().to_owned();
+        block_on(async {
+            slot.release().await.unwrap();
+            first.close().await;
+        });
+        // What a power cut leaves. Of the second there is something yet.
+        std::fs::write(journal.join("slot-0.json"), "").unwrap();
+        std::fs::write(journal.join("slot-1.json"), "").unwrap();
+        let second = format!("{}-1", name.rsplit_once('-').unwrap().0);
+        shell(&format!("ip netns add {second}"));
+        let network = Network::new(world.node("node", "192.168.127.0/30", "{}")).unwrap();
+        block_on(async {
+            let slot = network.slot(None).await.unwrap();
+            assert!(slot.namespace().ends_with(&name));
+            let error = network.slot(None).await.unwrap_err();
+            assert!(matches!(error, NetworkError::Exhausted { .. }), "{error}");
+            drop(slot);
+            network.close().await;
+        });
+        assert!(!journal.join("slot-0.json").exists() && journal.join("slot-1.json").exists());
+        shell(&format!("ip netns del {second}"));
     });
 }
 

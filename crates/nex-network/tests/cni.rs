@@ -15,7 +15,10 @@ use std::time::Instant;
 
 use nex_network::{Mode, Network, NetworkError, NetworkSettings, cni_is_ready};
 use world::guest::{Fate, Guest};
-use world::{HOST, HOST_PUBLIC, INTERNET, METADATA, NAMESERVER, PUBLIC, block_on, left, shell, world};
+use world::{
+    HOST, HOST_PUBLIC, INTERNET, METADATA, NAMESERVER, PUBLIC, another_network, block_on, inside, is_answered, left,
+    shell, world,
+};
 
 /// Names a folder in which `tc-redirect-tap` is.
 const REDIRECT: &str = "NEX_TEST_CNI_BIN";
@@ -150,17 +153,46 @@ fn plugins_make_a_network_in_which_the_policy_holds() {
                 assert!(world.internet.sender_of(&payload).is_none(), "{source}");
             }
 
-            block_on(async {
-                slot.release().await.unwrap();
-                drop(other);
-                network.close().await;
-            });
+            let known = |address: Ipv4Addr| shell("nft list sets").contains(&format!(" . {address}"));
+            let (address, others) = (slot.address(), other.address());
+            assert!(known(address) && known(others) && known(gateway));
+            block_on(slot.release()).unwrap();
+            assert!(!known(address) && known(others), "the rules forget a guest that is gone");
+            assert!(neighbour.reaches(PUBLIC, 80));
+            block_on(other.release()).unwrap();
+            assert!(!known(others) && !known(gateway), "{}", shell("nft list sets"));
+            block_on(network.close());
             assert!(cni.leases().is_empty(), "the addresses are given back");
             // What the plugins' own masquerading leaves are empty tables of iptables.
             let tables = |text: &str| text.replace("\ntable ip nat", "").replace("table ip nat", "");
             assert_eq!(tables(&left()), tables(&before));
         });
     }
+}
+
+#[test]
+fn a_router_for_plugins_is_none_for_others_and_stays_one_where_others_have_rules() {
+    world(|world| {
+        let Some(cni) = Cni::new(world.folder.path(), "0.4.0") else { return };
+        let (inner, _inner) = another_network("inner", 1);
+        inside("ip route add 10.5.0.0/16 via 10.9.0.2");
+        for others in [false, true] {
+            let network = Network::new(cni.settings(world.folder.path().join("node"), "{}")).unwrap();
+            let slot = block_on(network.slot(None)).unwrap();
+            assert!(Guest::new(&slot).reaches(PUBLIC, 80));
+            assert!(left().contains("router 1"), "ptp makes it one");
+            assert!(!is_answered("internet", inner) && !is_answered("inner", PUBLIC));
+            if others {
+                shell("nft 'add table ip x; add chain ip x y { type filter hook forward priority 0; policy accept; }'");
+            }
+            block_on(async {
+                slot.release().await.unwrap();
+                network.close().await;
+            });
+            assert_eq!(left().contains("router 1"), others);
+            assert!(!left().contains("nex"), "{}", left());
+        }
+    });
 }
 
 #[test]

@@ -178,7 +178,7 @@ pub fn contents(image: &Path) -> Result<Contents, RootfsError> {
 fn run(tool: &'static str, command: &mut Command) -> Result<Output, RootfsError> {
     // When an image was last written is in it, too.
     command.env("E2FSPROGS_FAKE_TIME", "1").env("SOURCE_DATE_EPOCH", "1");
-    // Else debugfs has the builder's pager show lists of files.
+    // No pager of the builder's is to show lists of files.
     command.env("DEBUGFS_PAGER", "__none__");
     let output = command.stdin(Stdio::null()).output();
     // Where root's programs are not on the path.
@@ -207,4 +207,56 @@ fn first_complaint(text: &[u8]) -> String {
 fn last_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it does not say why").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_name_is_in_what_debugfs_is_told_to_do() {
+        if Command::new("/usr/sbin/debugfs").arg("-V").output().is_err() {
+            eprintln!("SKIPPED: no image was made: there is no debugfs");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut tree = Tree::create(&folder.path().join("root")).unwrap();
+        let quotes = "\"".repeat(250);
+        let names = [
+            format!("{quotes}/{quotes}/{quotes}/\n!touch pwned;#").replace('\n', "\""),
+            "!touch pwned".to_owned(),
+            "debugfs: ls -p <2>".to_owned(),
+            "<2>".to_owned(),
+            " a \" uid 5 \\".to_owned(),
+        ];
+        for name in &names {
+            tree.write(name, b"x", 0o644).unwrap();
+            let path = tree.root().join(name);
+            tree.mark(&path, Attributes { uid: 77, gid: 78, mode: None });
+        }
+        let image = folder.path().join("image");
+        make(&tree, &image, None).unwrap();
+        let told = fs::read_to_string(image.with_extension("script")).unwrap();
+        let ours = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || " _<>@".contains(c);
+        for line in told.lines() {
+            assert!(line.starts_with("set_inode_field <") && line.len() < 80 && line.chars().all(ours), "{line}");
+        }
+        let numbers = numbers(&image).unwrap();
+        for name in &names {
+            let number = numbers.get(Path::new(name)).unwrap();
+            let stat = Command::new("/usr/sbin/debugfs").arg("-R").arg(format!("stat <{number}>")).arg(&image).output();
+            let stat = String::from_utf8(stat.unwrap().stdout).unwrap();
+            assert!(stat.contains("User:    77   Group:    78"), "{name}: {stat}");
+        }
+    }
+
+    #[test]
+    fn lists_of_files_are_read() {
+        let read = |line: &str| listed_file(line.as_bytes()).map(|file| (file.number, file.is_folder));
+        assert_eq!(read("/12/040755/0/0/a b//"), Some((12, true)));
+        assert_eq!(read("/13/100644/0/0/debugfs: x/2/"), Some((13, false)));
+        for none in ["/2/040755/0/0/.//", "/2/040755/0/0/..//", "/0/000000/0/0/x/0/", "", "/x", "debugfs: ls -p <2>"] {
+            assert_eq!(read(none), None, "{none}");
+        }
+    }
 }

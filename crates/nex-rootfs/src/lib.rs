@@ -20,6 +20,7 @@ mod openrc;
 mod script;
 mod stage;
 mod tree;
+mod work;
 
 use std::path::{Path, PathBuf};
 
@@ -140,11 +141,8 @@ pub fn build(recipe: &Recipe, progress: &dyn Fn(&str)) -> Result<Contents, Rootf
         }
     }
     let script = recipe.script.as_ref().map(Script::read).transpose()?;
-    let work = tempfile::Builder::new()
-        .prefix(".nex-rootfs-")
-        .tempdir_in(folder)
-        .map_err(file("cannot make a folder in", folder))?;
-    let mut tree = tree::Tree::create(&work.path().join("root"))?;
+    let work = work::Work::create(folder)?;
+    let mut tree = tree::Tree::create(&work.root())?;
     let filled = fill(&mut tree, recipe, script, &arch, work.path(), progress);
     if filled.is_err() {
         // A folder that its owner may not look into would stay behind.

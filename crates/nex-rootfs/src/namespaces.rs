@@ -77,6 +77,8 @@ struct Plan {
     folders: Vec<CString>,
     protected: Vec<CString>,
     resolver: Option<(CString, CString)>,
+    /// Whether it shares a network with other programs, and so the names of their sockets.
+    network: bool,
     told: OwnedFd,
 }
 
@@ -153,6 +155,7 @@ impl Plan {
             dev: text(&dev)?,
             proc: text(&proc)?,
             resolver,
+            network,
             told,
         })
     }
@@ -200,6 +203,9 @@ impl Plan {
             }
         }
         set_no_new_privs(true)?;
+        if self.network {
+            keep_from_abstract_sockets();
+        }
         umask(Mode::from_raw_mode(0o022));
         Ok(())
     }
@@ -236,6 +242,30 @@ impl Plan {
             mount_remount(path, quiet | MountFlags::BIND | MountFlags::RDONLY, c"")?;
         }
         Ok(())
+    }
+}
+
+/// Keeps this process and its children from the abstract sockets of all others. Those belong to a network and not to a
+/// folder, and services behind them may trust whom they take for the machine's root. Kernels before Linux 6.12, and those
+/// without Landlock, cannot; what that means is said where the network is asked for.
+fn keep_from_abstract_sockets() {
+    /// `struct landlock_ruleset_attr`.
+    #[repr(C)]
+    struct Rules {
+        handled_access_fs: u64,
+        handled_access_net: u64,
+        scoped: u64,
+    }
+    /// `LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET`.
+    const ABSTRACT_SOCKETS: u64 = 1;
+    let rules = Rules { handled_access_fs: 0, handled_access_net: 0, scoped: ABSTRACT_SOCKETS };
+    // SAFETY: the kernel reads as many bytes as the structure has, and fails on what it does not know. What it gives is a
+    // descriptor that is closed when the program begins.
+    unsafe {
+        let set = libc::syscall(libc::SYS_landlock_create_ruleset, &raw const rules, size_of::<Rules>(), 0);
+        if set >= 0 {
+            libc::syscall(libc::SYS_landlock_restrict_self, set, 0);
+        }
     }
 }
 

@@ -46,7 +46,12 @@ impl Tree {
     /// Makes the folder.
     pub(crate) fn create(root: &Path) -> Result<Self, RootfsError> {
         make_folder(root, 0o755)?;
-        Ok(Self { root: root.to_owned(), attributes: BTreeMap::new() })
+        Ok(Self::at(root))
+    }
+
+    /// One that is there, whoever made it.
+    pub(crate) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned(), attributes: BTreeMap::new() }
     }
 
     pub(crate) fn root(&self) -> &Path {

@@ -239,6 +239,104 @@ fn hostile_layers_are_refused_or_stay_inside() {
     assert!(!is_there(&image, &format!("{out}/file")), "the second layer has removed it, inside");
 }
 
+/// A note of pax: its length, which counts itself, the key and the value.
+fn pax(key: &str, value: &str) -> Vec<u8> {
+    let rest = key.len() + value.len() + 3;
+    let length = (1..).map(|digits| rest + digits).find(|length| length.to_string().len() + rest == *length).unwrap();
+    format!("{length} {key}={value}\n").into_bytes()
+}
+
+fn named(name: &str) -> Layer {
+    Layer::default().entry(EntryType::XHeader, "x", "", &pax("path", name), |_| ()).file("short", "x")
+}
+
+#[test]
+fn names_that_are_too_long_or_too_deep_are_refused_at_once() {
+    if !tools() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |layer: Layer| {
+        let base = layout(folder.path(), &[layer], Packing::Gzip);
+        let error = build_on(&base, folder.path()).unwrap_err().to_string();
+        assert!(error.len() < 3000, "{} bytes are no error that one reads", error.len());
+        fs::remove_dir_all(folder.path().join("layout")).unwrap();
+        error
+    };
+    for name in ["d/".repeat(200_000), format!("{}/a", "b".repeat(250)).repeat(5)] {
+        let error = refused(named(&name));
+        assert!(error.contains("longer than 1024 bytes") && error.contains(&name[..20]), "{error}");
+    }
+    let error = refused(named(&"d/".repeat(65)));
+    assert!(error.contains("deeper than 64") && error.contains("d/d/d"), "{error}");
+    // Each name is short; the links in them make them long.
+    let half = "d/".repeat(40);
+    let linked = || Layer::default().folder(&half).link("l", &half).link("m", &"e/".repeat(49));
+    for name in [format!("l/{half}x"), format!("l/{}x", "e/".repeat(24)), format!("m/{}x", "e/".repeat(15))] {
+        let error = refused(linked().file(&name, "x"));
+        assert!(error.contains("64 parts"), "{name}: {error}");
+    }
+    let base = layout(folder.path(), &[linked().file(&format!("l/{}x", "e/".repeat(23)), "x")], Packing::Gzip);
+    build_on(&base, folder.path()).unwrap();
+}
+
+/// Also where no layer says so: what a folder or a script has is not looked at before.
+#[test]
+fn files_of_a_folder_that_lie_too_deep_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = folder.path().join("base");
+    fs::create_dir_all(base.join("d/".repeat(65))).unwrap();
+    let error = build_on(base.to_str().unwrap(), folder.path()).unwrap_err();
+    assert!(matches!(error, RootfsError::Deep { .. }), "{error}");
+}
+
+#[test]
+fn the_longest_and_deepest_names_that_are_allowed_are_in_the_image() {
+    if !tools() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let long = ["\"".repeat(255), "\"".repeat(255), "\"".repeat(255), "\"".repeat(256 - 5)].join("/");
+    let deep = format!("{}x", "d/".repeat(63));
+    let base = layout(folder.path(), &[named(&long), named(&deep)], Packing::Gzip);
+    build_on(&base, folder.path()).unwrap();
+    let image = folder.path().join("image");
+    assert_eq!(owned(&image, &deep), ("0644".to_owned(), 0, 0));
+    assert_eq!(content(&image, &long.replace('"', "\"\"")), "x");
+}
+
+#[test]
+fn what_an_archive_says_of_one_file_is_read_within_bounds() {
+    if !tools() {
+        return;
+    }
+    let mut image = Image::default();
+    let manifest = image.add("amd64", &layers(), Packing::Gzip);
+    let whole = archive(&image.files(&[manifest]));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tar.gz");
+    let with = |notes: Layer| {
+        let notes = notes.tar();
+        fs::write(&path, gzip(&[&notes[..notes.len() - 1024], &whole].concat())).unwrap();
+        build_on(path.to_str().unwrap(), folder.path())
+    };
+    let name = |kind, bytes: &[u8]| Layer::default().entry(kind, "x", "", bytes, |_| ());
+    let large = vec![b'a'; 8 << 20];
+    for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+        let error = with(name(kind, &large)).unwrap_err().to_string();
+        assert!(error.contains("larger than any name"), "{error}");
+    }
+    let error = with(name(EntryType::GNULongName, &large[..2000])).unwrap_err().to_string();
+    assert!(error.contains("longer than 1024 bytes"), "{error}");
+    let error = with(name(EntryType::XHeader, &pax("size", "1"))).unwrap_err().to_string();
+    assert!(error.contains("told twice"), "{error}");
+    // Long names that are well are read as before.
+    let long = "n".repeat(180);
+    with(name(EntryType::GNULongName, long.as_bytes()).file("x", "")).unwrap();
+    with(name(EntryType::XHeader, &pax("path", &long)).file("x", "")).unwrap();
+    is_as_layered(&folder.path().join("image"));
+}
+
 #[test]
 fn damaged_pieces_are_told_by_their_digests() {
     let folder = tempfile::tempdir().unwrap();

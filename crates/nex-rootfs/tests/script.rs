@@ -5,10 +5,13 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nex_rootfs::{Base, Contents, Recipe, RootfsError, Script};
 use support::{
@@ -114,6 +117,71 @@ fn the_builders_network_is_there_only_when_it_is_given() {
     assert!(run(folder.path(), &base, &script, false).unwrap_err().to_string().contains("status 1"));
     run(folder.path(), &base, &script, true).unwrap();
     assert_eq!(content(&folder.path().join("image"), "/etc/resolv.conf"), "", "the builder's is not kept");
+}
+
+/// Run again as the build that is ended.
+#[test]
+fn what_a_build_left_that_was_ended_goes_with_the_next() {
+    if !namespaces() {
+        return;
+    }
+    let script =
+        "mkdir /shut; echo x > /shut/x; chmod 000 /shut; echo started; while :; do read -t 60 < /dev/zero; done";
+    if let Some(folder) = std::env::var_os("NEX_TEST_ENDED") {
+        let folder = Path::new(&folder);
+        let _ = run(folder, &folder.join("system"), &format!("#!/bin/bash\n{script}"), false);
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let base = system(folder.path(), &PROGRAMS);
+    let left = || {
+        let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_str().is_some_and(|name| name.starts_with(".nex-rootfs-"))).count()
+    };
+    let mut build = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "what_a_build_left_that_was_ended_goes_with_the_next", "--nocapture"])
+        .env("NEX_TEST_ENDED", folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(build.stderr.take().unwrap()).lines();
+    assert!(told.any(|line| line.is_ok_and(|line| line == "started")), "the script has run");
+    run(folder.path(), &base, "true", false).unwrap();
+    assert_eq!(left(), 1, "another build leaves it alone while it works");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&build), rustix::process::Signal::TERM).unwrap();
+    build.wait().unwrap();
+    assert_eq!(told.count(), 0, "the script ends with it");
+    assert_eq!(left(), 1, "nobody was there to remove it");
+    run(folder.path(), &base, "true", false).unwrap();
+    assert_eq!(left(), 0);
+}
+
+/// Those belong to a network, and who is root in the script may be root to what listens there.
+#[test]
+fn abstract_sockets_of_the_machine_are_not_reached_with_its_network() {
+    if !namespaces() {
+        return;
+    }
+    let name = format!("nex-rootfs-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let _listener = UnixListener::bind_addr(&address).unwrap();
+    let connect = format!("socket(S, 1, 1, 0) or exit 3; connect(S, pack('S a*', 1, \"\\0{name}\")) or exit 4; exit 0");
+    let Ok(reached) = Command::new("perl").args(["-e", &connect]).status() else {
+        eprintln!("SKIPPED: no abstract socket was tried: there is no perl");
+        return;
+    };
+    assert_eq!(reached.code(), Some(0), "it is there");
+    // SAFETY: asks for the version, and touches no memory.
+    let landlock = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, 1) };
+    if landlock < 6 {
+        eprintln!("SKIPPED: no abstract socket was kept from a script: this kernel cannot (Landlock {landlock})");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let base = system(folder.path(), &["perl"]);
+    let error = run(folder.path(), &base, &format!("#!/bin/perl\n{connect}\n"), true).unwrap_err().to_string();
+    assert!(error.contains("status 4"), "{error}");
 }
 
 #[test]

@@ -123,15 +123,41 @@ pub fn inside(script: &str) -> String {
     shell(&format!("ip netns exec internet sh -c '{script}'"))
 }
 
+/// Whether somebody at that address answers who is asked from a namespace.
+pub fn is_answered(namespace: &str, address: Ipv4Addr) -> bool {
+    let namespace = fs::File::open(format!("/run/netns/{namespace}")).unwrap();
+    let asked = std::thread::spawn(move || {
+        use std::os::fd::AsFd;
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), None).unwrap();
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+        socket.send_to(b"anybody?", (address, 7)).unwrap();
+        socket.recv(&mut [0; 64]).is_ok()
+    });
+    asked.join().unwrap()
+}
+
+/// Another network at the host, in a namespace of this name: who it is in there, and how it answers.
+pub fn another_network(name: &str, third: u8) -> (Ipv4Addr, Services) {
+    shell(&format!(
+        "ip netns add {name} && ip link add {name} type veth peer name eth0 netns {name} && ip addr add 10.5.{third}.1/24 \
+         dev {name} && ip link set {name} up && ip netns exec {name} sh -c 'ip link set lo up; ip addr add \
+         10.5.{third}.2/24 dev eth0; ip link set eth0 up; ip route add default via 10.5.{third}.1'"
+    ));
+    let address = Ipv4Addr::new(10, 5, third, 2);
+    (address, Services::start(Some(&format!("/run/netns/{name}")), &[address], &PORTS))
+}
+
 /// Everything on the host that a node could have left.
 pub fn left() -> String {
     let links = shell("ip -o link show | sed 's/@.*//; s/^[0-9]*: //'");
     format!(
-        "links {}\ntables {}\nnamespaces {}\nroutes {}\nforwarding {}",
+        "links {}\ntables {}\nnamespaces {}\nroutes {}\nrouter {}\npassing on {}",
         links.split_whitespace().filter(|word| word.starts_with("nx") || word.starts_with("veth")).collect::<String>(),
         shell("nft list tables").trim(),
         shell("ls /run/netns").trim(),
         shell("ip route").trim(),
         shell("cat /proc/sys/net/ipv4/ip_forward").trim(),
+        shell("cat /proc/sys/net/ipv4/conf/eth0/forwarding").trim(),
     )
 }

@@ -291,3 +291,22 @@ fn shown(name: &[u8]) -> String {
     let more = if start.len() < name.len() { "…" } else { "" };
     format!("{:?}{more}", String::from_utf8_lossy(start))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_that_a_name_implies_count_as_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tree = Tree::create(&folder.path().join("root")).unwrap();
+        let mut budget = Budget { entries: 8, ..Budget::new(1) };
+        let mut layer = Layer { tree: &mut tree, budget: &mut budget, made: HashSet::new() };
+        layer.place(Path::new("a/b/c/x")).unwrap();
+        layer.place(Path::new("a/b/c/y")).unwrap();
+        assert_eq!(layer.budget.entries, 5, "each once");
+        layer.place(Path::new("a/1/2/3/4/5/x")).unwrap();
+        let error = layer.place(Path::new("b/x")).unwrap_err();
+        assert!(matches!(error, RootfsError::TooLarge { .. }), "{error}");
+    }
+}
