@@ -56,7 +56,7 @@ impl Machine {
         let resources = machine.path("resources");
         let config = json!({
             "default_resource_dir": resources, "bin_path": [resources.join("bin")], "state_dir": machine.path("state"),
-            "machine_template": { "memsize_mib": 32 },
+            "machine_template": { "memsize_mib": 32 }, "workload_types": ["native", "wasm"],
         });
         machine.file("config.json", &config.to_string());
         machine

@@ -101,7 +101,8 @@ pub(crate) struct BuildArgs {
     /// Run a script as root inside the image before it is closed, with the base's programs
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub(crate) script: Option<PathBuf>,
-    /// Let the script use this machine's network
+    /// Let the script use this machine's network, as root's where root builds: also services on 127.0.0.1 and, before Linux
+    /// 6.12, abstract sockets
     #[arg(long, requires = "script")]
     pub(crate) script_network: bool,
     /// Size: MiB, or with a unit (512M, 2G); a number beyond a million is bytes [default: what is needed]

@@ -41,7 +41,7 @@ fn a_guest_is_born_and_its_agent_has_the_link() {
     }
     let (mut link, answer) = monitor.link("v.sock", &birth('a'));
     assert_eq!(answer, "{}");
-    assert_eq!(line(&mut link), "info /var/lib/nex wrote");
+    assert_eq!(line(&mut link), "warn /var/lib/nex wrote");
     assert!(!std::path::Path::new("/var/lib/nex/artifact").exists());
     link.write_all(b"there and back\n").unwrap();
     assert_eq!(line(&mut link), "there and back");
