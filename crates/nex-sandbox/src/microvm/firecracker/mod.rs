@@ -9,23 +9,24 @@
 //! so a snapshot fits every machine. Firecracker's own seccomp filters are never turned off.
 
 mod api;
+mod configuration;
 mod fault;
 pub mod jail;
 mod metrics;
 pub mod model;
+mod release;
 mod snapshot;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nex_protocol::machine::LINK_PORT;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
-use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -33,11 +34,13 @@ use tracing::{debug, info, warn};
 
 use super::folder::Folder;
 use super::network::Attached;
-use super::{MachineSettings, ScratchSpace, birth, die_with, scratch};
+use super::{MachineSettings, ScratchSpace, birth, die_with};
 use crate::PrepareError;
 use api::Api;
+use configuration::{boot_arguments, configure, create, fill, load, share};
 pub(super) use jail::User;
 use jail::{JailSettings, Root, Users};
+pub use release::release;
 use snapshot::{Key, Plan, Snapshots};
 
 /// Socket of the API in the root folder.
@@ -46,14 +49,8 @@ const API: &str = "api.sock";
 /// Socket of the guest's vsock in the root folder.
 const VSOCK: &str = "vsock.sock";
 
-/// The guest's number on its vsock. Each machine has a vsock of its own: all may have the same.
-const GUEST_CID: u32 = 3;
-
 /// Time between two attempts to reach a guest that boots.
 const LOOK: Duration = Duration::from_millis(4);
-
-/// The oldest release that is spoken to.
-const OLDEST: Version = Version { major: 1, minor: 7 };
 
 /// How Firecracker is used.
 #[derive(Debug, Clone)]
@@ -90,42 +87,6 @@ pub enum FirecrackerError {
     NotRoot,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Version {
-    major: u32,
-    minor: u32,
-}
-
-/// The release in what `firecracker --version` prints.
-fn version(printed: &str) -> Option<(String, Version)> {
-    let text = printed.split_ascii_whitespace().find_map(|word| word.strip_prefix('v').filter(|v| v.contains('.')))?;
-    let mut parts = text.split('.');
-    let version = Version { major: parts.next()?.parse().ok()?, minor: parts.next()?.parse().ok()? };
-    Some((text.to_owned(), version))
-}
-
-/// The release of a Firecracker program.
-///
-/// # Errors
-/// [`FirecrackerError`] when it does not run or is too old.
-pub fn release(program: &Path) -> Result<String, FirecrackerError> {
-    let failed = |reason: String| FirecrackerError::Program { program: program.to_owned(), reason };
-    let output = std::process::Command::new(program)
-        .arg("--version")
-        .env_clear()
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| failed(error.to_string()))?;
-    let printed = String::from_utf8_lossy(&output.stdout);
-    match version(&printed) {
-        Some((text, found)) if found < OLDEST => {
-            Err(FirecrackerError::TooOld { program: program.to_owned(), version: text })
-        }
-        Some((text, _)) => Ok(text),
-        None => Err(failed(format!("--version prints '{}'", printed.lines().next().unwrap_or_default()))),
-    }
-}
-
 /// Makes machines with Firecracker.
 #[derive(Debug)]
 pub struct Firecracker {
@@ -134,7 +95,7 @@ pub struct Firecracker {
     jail: Option<(PathBuf, Arc<Users>)>,
     snapshots: Option<Arc<Snapshots>>,
     /// One machine after the other is given what they share: who is the first may have to copy it.
-    sharing: Mutex<()>,
+    sharing: Arc<Mutex<()>>,
 }
 
 /// A machine whose monitor was started and told nothing yet.
@@ -164,7 +125,7 @@ impl Firecracker {
             return Err(FirecrackerError::NotRoot);
         }
         let jail = settings.jail.map(|jail| (jail.program.clone(), Users::new(&jail)));
-        Ok(Self { program, release, jail, snapshots: settings.snapshots.map(Snapshots::open), sharing: Mutex::new(()) })
+        Ok(Self { program, release, jail, snapshots: settings.snapshots.map(Snapshots::open), sharing: Arc::default() })
     }
 
     /// A user for another machine; none without a jail.
@@ -196,17 +157,18 @@ impl Firecracker {
         let root = Root::make(root, user).map_err(system("cannot make the machine's root"))?;
         let tap = network.map(|network| network.tap.clone());
         // First, so that the snapshot is looked for by what this machine has: a file may be replaced at any time.
-        let (root, key) = {
-            let _one = self.sharing.lock().await;
-            let (settings, tap) = (settings.clone(), tap.clone());
+        let shared = {
+            let (settings, tap, sharing) = (settings.clone(), tap.clone(), Arc::clone(&self.sharing));
             let told = format!("{} {}", self.release, boot_arguments(&settings));
             // A file of another file system is copied.
-            let shared = spawn_blocking(move || {
+            spawn_blocking(move || {
+                let _one = sharing.lock().unwrap_or_else(PoisonError::into_inner);
                 share(&root, &settings)?;
                 Key::of(&root.path, &settings, &told, tap.as_deref()).map(|key| (root, key))
-            });
-            shared.await.map_err(io::Error::from).flatten().map_err(system("cannot use kernel and root image"))?
+            })
         };
+        let (root, key) =
+            shared.await.map_err(io::Error::from).flatten().map_err(system("cannot use kernel and root image"))?;
         let plan = match &self.snapshots {
             Some(snapshots) => snapshots.plan(&key, until).await,
             None => Plan::Boot,
@@ -332,97 +294,6 @@ impl Firecracker {
     }
 }
 
-/// Gives a machine what all of them share.
-fn share(root: &Root, settings: &MachineSettings) -> io::Result<()> {
-    let shared = settings.machines_dir.with_extension("shared");
-    root.share(&settings.root_image, "root.ext4", &shared)?;
-    root.share(&settings.kernel, "kernel", &shared)?;
-    settings.initrd.as_ref().map_or(Ok(()), |initrd| root.share(initrd, "initrd", &shared))
-}
-
-/// Gives it the rest: its scratch drive, and the snapshot that it is restored from.
-fn fill(root: &Root, settings: &MachineSettings, snapshot: Option<&Path>) -> io::Result<()> {
-    let shared = settings.machines_dir.with_extension("shared");
-    if let Some(blank) = settings.blank_drive()? {
-        let drive = root.path.join(snapshot::SCRATCH);
-        match snapshot {
-            // The guest has mounted it already: it must be as it was.
-            Some(folder) => scratch::copy(&folder.join(snapshot::SCRATCH), &drive)?,
-            None => blank.copy_to(&drive)?,
-        }
-        root.own(snapshot::SCRATCH)?;
-    }
-    if let Some(folder) = snapshot {
-        root.share(&folder.join(snapshot::STATE), snapshot::STATE, &shared)?;
-        root.share(&folder.join(snapshot::MEMORY), snapshot::MEMORY, &shared)?;
-    }
-    Ok(())
-}
-
-async fn configure(api: &mut Api, settings: &MachineSettings, tap: Option<&str>) -> Result<(), PrepareError> {
-    let limiter = settings.rate_limiter;
-    let size = model::MachineConfiguration { vcpu_count: settings.vcpus, mem_size_mib: settings.memory_mib };
-    api.put("/machine-config", &size).await?;
-    let boot = model::BootSource {
-        kernel_image_path: "kernel",
-        boot_args: boot_arguments(settings),
-        initrd_path: settings.initrd.is_some().then_some("initrd"),
-    };
-    api.put("/boot-source", &boot).await?;
-    let drive = |id, path, root: bool| model::Drive {
-        drive_id: id,
-        path_on_host: path,
-        is_root_device: root,
-        is_read_only: root,
-        rate_limiter: limiter,
-    };
-    api.put("/drives/root", &drive("root", "root.ext4", true)).await?;
-    if matches!(settings.scratch, ScratchSpace::Drive { .. }) {
-        api.put("/drives/scratch", &drive("scratch", snapshot::SCRATCH, false)).await?;
-    }
-    if let Some(tap) = tap {
-        let interface = model::NetworkInterface {
-            iface_id: "eth0",
-            host_dev_name: tap.to_owned(),
-            rx_rate_limiter: limiter,
-            tx_rate_limiter: limiter,
-        };
-        api.put("/network-interfaces/eth0", &interface).await?;
-    }
-    api.put("/vsock", &model::Vsock { guest_cid: GUEST_CID, uds_path: VSOCK }).await?;
-    api.put("/entropy", &model::Entropy {}).await?;
-    // Empty: for who wants to take memory back from outside. A guest in need gets it before it would kill a process.
-    let balloon = model::Balloon { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s: 0 };
-    api.put("/balloon", &balloon).await
-}
-
-fn boot_arguments(settings: &MachineSettings) -> String {
-    // Firecracker itself adds the root drive and its devices.
-    let init = if settings.initrd.is_some() { "rdinit=/sbin/nex-init" } else { "init=/sbin/nex-init" };
-    let mut text = format!(
-        "console=ttyS0 reboot=k panic=1 pci=off quiet {init} nex.link=vsock:{LINK_PORT} {} nex.log={}",
-        settings.scratch.argument(),
-        settings.log_filter.replace(char::is_whitespace, "")
-    );
-    if !settings.boot_arguments.is_empty() {
-        text.push(' ');
-        text.push_str(&settings.boot_arguments);
-    }
-    text
-}
-
-fn create() -> model::SnapshotCreate {
-    model::SnapshotCreate { snapshot_path: snapshot::STATE, mem_file_path: snapshot::MEMORY }
-}
-
-fn load() -> model::SnapshotLoad {
-    model::SnapshotLoad {
-        snapshot_path: snapshot::STATE,
-        mem_backend: model::MemoryBackend { backend_type: "File", backend_path: snapshot::MEMORY },
-        resume_vm: true,
-    }
-}
-
 /// Connects to the guest, as soon as it waits. A connection that nobody in the guest waits for is closed by Firecracker.
 async fn guest(folder: &Folder, until: Instant, lost: &CancellationToken) -> Result<UnixStream, PrepareError> {
     loop {
@@ -443,20 +314,5 @@ async fn guest(folder: &Folder, until: Instant, lost: &CancellationToken) -> Res
             return Err(PrepareError::Ended("the guest did not come up in time".into()));
         }
         sleep(LOOK).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn releases_are_read_from_what_the_program_prints() {
-        let (text, found) =
-            version("Firecracker v1.16.1\n\nSupported snapshot data format versions: v8.0.0\n").unwrap();
-        assert_eq!((text.as_str(), found), ("1.16.1", Version { major: 1, minor: 16 }));
-        assert!(version("Firecracker v1.6.0").unwrap().1 < OLDEST);
-        assert!(version("Firecracker v1.17.0-dev").unwrap().1 > OLDEST);
-        assert!(version("something else").is_none());
     }
 }
