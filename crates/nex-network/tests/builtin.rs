@@ -4,17 +4,15 @@
 
 mod world;
 
-use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use nex_network::{Network, NetworkError};
 use world::guest::{Fate, Guest};
 use world::{
-    HOST, HOST_PUBLIC, INTERNET, METADATA, NAMESERVER, PUBLIC, another_network, block_on, builtin, inside, is_answered,
-    left, shell, world,
+    HOST, HOST_PUBLIC, INTERNET, KILLED, METADATA, NAMESERVER, PUBLIC, another_network, block_on, builtin, inside,
+    is_answered, kill_a_node, left, shell, world,
 };
 
 #[test]
@@ -414,16 +412,7 @@ fn what_a_killed_node_left_is_removed_by_the_next() {
         // A namespace and a table that are nobody's.
         shell("ip netns add nex-stranger; ip link add veth-stranger type veth peer name veth-other");
 
-        let mut node = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_node_that_is_killed", "--nocapture"])
-            .env(KILLED, &journal)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(node.stdout.take().unwrap()).lines();
-        assert!(lines.map(Result::unwrap).any(|line| line.contains(KILLED)), "it has made its networks");
-        node.kill().unwrap();
-        node.wait().unwrap();
+        kill_a_node(&journal);
         let made = |text: &str| text.matches("nex-").count();
         assert!(made(&left()) >= made(&before) + 5, "{}", left());
 
@@ -452,8 +441,6 @@ fn what_a_killed_node_left_is_removed_by_the_next() {
 }
 
 /// Its variable names the journal of a node that is to be killed.
-const KILLED: &str = "NEX_TEST_NODE_THAT_IS_KILLED";
-
 #[test]
 fn the_node_that_is_killed() {
     let Some(journal) = std::env::var_os(KILLED) else { return };

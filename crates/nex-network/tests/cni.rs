@@ -6,18 +6,16 @@
 mod world;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use nex_network::{Mode, Network, NetworkError, NetworkSettings, cni_is_ready};
 use world::guest::{Fate, Guest};
 use world::{
-    HOST, HOST_PUBLIC, INTERNET, METADATA, NAMESERVER, PUBLIC, another_network, block_on, inside, is_answered, left,
-    shell, world,
+    HOST, HOST_PUBLIC, INTERNET, KILLED, METADATA, NAMESERVER, PUBLIC, another_network, block_on, inside, is_answered,
+    kill_a_node, left, shell, world,
 };
 
 /// Names a folder in which `tc-redirect-tap` is.
@@ -199,16 +197,7 @@ fn a_router_for_plugins_is_none_for_others_and_stays_one_where_others_have_rules
 fn plugins_remove_what_a_killed_node_had_them_make() {
     world(|world| {
         let Some(cni) = Cni::new(world.folder.path(), "0.4.0") else { return };
-        let mut node = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_node_that_is_killed", "--nocapture"])
-            .env(KILLED, world.folder.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(node.stdout.take().unwrap()).lines();
-        assert!(lines.map(Result::unwrap).any(|line| line.contains(KILLED)), "it has made its networks");
-        node.kill().unwrap();
-        node.wait().unwrap();
+        kill_a_node(world.folder.path());
         assert_eq!(cni.leases().len(), 2);
         let network = Network::new(cni.settings(world.folder.path().join("node"), "{}")).unwrap();
         assert!(cni.leases().is_empty());
@@ -219,8 +208,6 @@ fn plugins_remove_what_a_killed_node_had_them_make() {
 }
 
 /// Its variable names the folder of a node that is to be killed.
-const KILLED: &str = "NEX_TEST_NODE_THAT_IS_KILLED";
-
 #[test]
 fn the_node_that_is_killed() {
     let Some(folder) = std::env::var_os(KILLED).map(PathBuf::from) else { return };

@@ -11,9 +11,10 @@ pub mod guest;
 pub mod services;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nex_network::{EgressPolicy, Mode, NetworkSettings};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -146,6 +147,23 @@ pub fn another_network(name: &str, third: u8) -> (Ipv4Addr, Services) {
     ));
     let address = Ipv4Addr::new(10, 5, third, 2);
     (address, Services::start(Some(&format!("/run/netns/{name}")), &[address], &PORTS))
+}
+
+/// Names to a test program, run once more, the folder of the node that it is to be until it is killed.
+pub const KILLED: &str = "NEX_TEST_NODE_THAT_IS_KILLED";
+
+/// Runs the program's test `the_node_that_is_killed` as a node, and kills it when it says that it has made its networks.
+pub fn kill_a_node(folder: &Path) {
+    let mut node = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "the_node_that_is_killed", "--nocapture"])
+        .env(KILLED, folder)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(node.stdout.take().unwrap()).lines();
+    assert!(lines.map(Result::unwrap).any(|line| line.contains(KILLED)), "it has made its networks");
+    node.kill().unwrap();
+    node.wait().unwrap();
 }
 
 /// Everything on the host that a node could have left.

@@ -20,6 +20,7 @@ mod reclaim;
 mod scratch;
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use nex_protocol::link::frame::MAX_LINK_FRAME;
 use nex_protocol::link::message::Welcome;
 use rustix::process::{Pid, Signal};
 use tokio::net::UnixStream;
+use tokio::process::Command;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -116,6 +118,22 @@ impl MachineSettings {
             ScratchSpace::Drive { mib } => Blank::make(&self.machines_dir.with_extension("blank"), mib).map(Some),
         }
     }
+
+    /// The command line of the kernel: how it ends and what the monitor wants, where its root is when it mounts that itself,
+    /// what `nex-init` is told, and the configured words.
+    fn kernel_line(&self, ends: &str, root: &str, link: &str) -> String {
+        // An initramfs mounts the root image itself.
+        let init = if self.initrd.is_some() { "rdinit" } else { "init" };
+        let root = if self.initrd.is_some() { "" } else { root };
+        let scratch = self.scratch.argument();
+        let log = self.log_filter.replace(char::is_whitespace, "");
+        let line =
+            format!("console=ttyS0 {ends} quiet {root} {init}=/sbin/nex-init nex.link={link} {scratch} nex.log={log}");
+        let words = line.split_ascii_whitespace();
+        // As they are: there may be quotes in them.
+        let configured = Some(self.boot_arguments.as_str()).filter(|words| !words.is_empty());
+        words.chain(configured).collect::<Vec<_>>().join(" ")
+    }
 }
 
 /// What runs machines.
@@ -166,7 +184,7 @@ impl MachineSandbox {
             Monitor::Qemu(qemu) => {
                 self.settings
                     .blank_drive()
-                    .and_then(|blank| blank.map_or(Ok(()), |blank| blank.copy_to(&folder.join(qemu::SCRATCH))))
+                    .and_then(|blank| blank.map_or(Ok(()), |blank| blank.copy_to(&folder.join(scratch::DRIVE))))
                     .map_err(system("cannot make the machine's scratch drive".into()))?;
                 let mut child = qemu
                     .command(&self.settings, folder, network)
@@ -255,6 +273,25 @@ impl MachineSandbox {
                 Err(console.explain(error).await)
             }
         }
+    }
+}
+
+/// What all monitors have in common: a folder to work in, the console on standard output, nothing of the node's environment,
+/// and an end with the node's.
+fn prepare(command: &mut Command, folder: &Path) {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .env_clear()
+        .current_dir(folder)
+        .kill_on_drop(true)
+        // A Ctrl-C at the node's terminal is the node's alone.
+        .process_group(0);
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes two plain system calls,
+    // allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(die_with(rustix::process::getpid()));
     }
 }
 

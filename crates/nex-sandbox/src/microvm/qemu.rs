@@ -5,20 +5,17 @@
 //! that a guest that breaks out of a device starts no program and gains no privilege.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tokio::process::Command;
 
 use super::firecracker::model::TokenBucket;
 use super::network::{Attached, enter, without};
-use super::{MachineSettings, ScratchSpace, die_with};
+use super::scratch::DRIVE;
+use super::{MachineSettings, ScratchSpace, prepare};
 
 /// Socket of the link in the machine's folder.
 pub(super) const LINK: &str = "link.sock";
-
-/// Scratch drive in the machine's folder.
-pub(super) const SCRATCH: &str = "scratch.ext4";
 
 /// Time in which the time stamp counter is measured, once in a node's life.
 #[cfg(target_arch = "x86_64")]
@@ -116,7 +113,7 @@ impl Qemu {
             let limits = throttled(settings);
             command
                 .arg("-drive")
-                .arg(format!("id=scratch,if=none,format=raw,file={SCRATCH}{limits}"))
+                .arg(format!("id=scratch,if=none,format=raw,file={DRIVE}{limits}"))
                 .args(["-device", "virtio-blk-device,drive=scratch"]);
         }
         if let Some(network) = network {
@@ -128,20 +125,7 @@ impl Qemu {
         } else {
             without(&mut command);
         }
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .env_clear()
-            .current_dir(folder)
-            .kill_on_drop(true)
-            // A Ctrl-C at the node's terminal is the node's alone.
-            .process_group(0);
-        // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes two plain system calls,
-        // allocates nothing and takes no lock.
-        unsafe {
-            command.pre_exec(die_with(rustix::process::getpid()));
-        }
+        prepare(&mut command, folder);
         command
     }
 }
@@ -188,20 +172,8 @@ fn counter_khz(_: Accelerator) -> Option<u64> {
 
 /// What the kernel and `nex-init` are told.
 fn boot_arguments(settings: &MachineSettings, counter_khz: Option<u64>) -> String {
-    let init = if settings.initrd.is_some() { "rdinit=/sbin/nex-init" } else { "root=/dev/vda ro init=/sbin/nex-init" };
-    let mut text = format!(
-        "console=ttyS0 reboot=t panic=-1 quiet {init} nex.link=serial {} nex.log={}",
-        settings.scratch.argument(),
-        settings.log_filter.replace(char::is_whitespace, "")
-    );
-    if let Some(khz) = counter_khz {
-        text.push_str(&format!(" tsc_early_khz={khz}"));
-    }
-    if !settings.boot_arguments.is_empty() {
-        text.push(' ');
-        text.push_str(&settings.boot_arguments);
-    }
-    text
+    let counter = counter_khz.map(|khz| format!("tsc_early_khz={khz}")).unwrap_or_default();
+    settings.kernel_line(&format!("reboot=t panic=-1 {counter}"), "root=/dev/vda ro", "serial")
 }
 
 /// A path in a list that QEMU parts at commas.

@@ -12,6 +12,9 @@ use std::process::{Command, Stdio};
 use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
+/// A machine's drive, in the folder of its monitor.
+pub(super) const DRIVE: &str = "scratch.ext4";
+
 /// Bytes copied at a time.
 const PIECE: usize = 1 << 20;
 

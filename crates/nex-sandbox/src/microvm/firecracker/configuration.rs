@@ -10,30 +10,40 @@ use super::api::Api;
 use super::jail::Root;
 use super::{VSOCK, model, snapshot};
 use crate::PrepareError;
+use crate::microvm::scratch::DRIVE;
 use crate::microvm::{MachineSettings, ScratchSpace, scratch};
 
 /// The guest's number on its vsock. Each machine has a vsock of its own: all may have the same.
 const GUEST_CID: u32 = 3;
 
+/// The kernel in a machine's root folder.
+pub(super) const KERNEL: &str = "kernel";
+
+/// Its initramfs there.
+pub(super) const INITRD: &str = "initrd";
+
+/// The root image there.
+pub(super) const ROOT_IMAGE: &str = "root.ext4";
+
 /// Gives a machine what all of them share.
 pub(super) fn share(root: &Root, settings: &MachineSettings) -> io::Result<()> {
     let shared = settings.machines_dir.with_extension("shared");
-    root.share(&settings.root_image, "root.ext4", &shared)?;
-    root.share(&settings.kernel, "kernel", &shared)?;
-    settings.initrd.as_ref().map_or(Ok(()), |initrd| root.share(initrd, "initrd", &shared))
+    root.share(&settings.root_image, ROOT_IMAGE, &shared)?;
+    root.share(&settings.kernel, KERNEL, &shared)?;
+    settings.initrd.as_ref().map_or(Ok(()), |initrd| root.share(initrd, INITRD, &shared))
 }
 
 /// Gives it the rest: its scratch drive, and the snapshot that it is restored from.
 pub(super) fn fill(root: &Root, settings: &MachineSettings, snapshot: Option<&Path>) -> io::Result<()> {
     let shared = settings.machines_dir.with_extension("shared");
     if let Some(blank) = settings.blank_drive()? {
-        let drive = root.path.join(snapshot::SCRATCH);
+        let drive = root.path.join(DRIVE);
         match snapshot {
             // The guest has mounted it already: it must be as it was.
-            Some(folder) => scratch::copy(&folder.join(snapshot::SCRATCH), &drive)?,
+            Some(folder) => scratch::copy(&folder.join(DRIVE), &drive)?,
             None => blank.copy_to(&drive)?,
         }
-        root.own(snapshot::SCRATCH)?;
+        root.own(DRIVE)?;
     }
     if let Some(folder) = snapshot {
         root.share(&folder.join(snapshot::STATE), snapshot::STATE, &shared)?;
@@ -51,9 +61,9 @@ pub(super) async fn configure(
     let size = model::MachineConfiguration { vcpu_count: settings.vcpus, mem_size_mib: settings.memory_mib };
     api.put("/machine-config", &size).await?;
     let boot = model::BootSource {
-        kernel_image_path: "kernel",
+        kernel_image_path: KERNEL,
         boot_args: boot_arguments(settings),
-        initrd_path: settings.initrd.is_some().then_some("initrd"),
+        initrd_path: settings.initrd.is_some().then_some(INITRD),
     };
     api.put("/boot-source", &boot).await?;
     let drive = |id, path, root: bool| model::Drive {
@@ -63,9 +73,9 @@ pub(super) async fn configure(
         is_read_only: root,
         rate_limiter: limiter,
     };
-    api.put("/drives/root", &drive("root", "root.ext4", true)).await?;
+    api.put("/drives/root", &drive("root", ROOT_IMAGE, true)).await?;
     if matches!(settings.scratch, ScratchSpace::Drive { .. }) {
-        api.put("/drives/scratch", &drive("scratch", snapshot::SCRATCH, false)).await?;
+        api.put("/drives/scratch", &drive("scratch", DRIVE, false)).await?;
     }
     if let Some(tap) = tap {
         let interface = model::NetworkInterface {
@@ -85,17 +95,7 @@ pub(super) async fn configure(
 
 pub(super) fn boot_arguments(settings: &MachineSettings) -> String {
     // Firecracker itself adds the root drive and its devices.
-    let init = if settings.initrd.is_some() { "rdinit=/sbin/nex-init" } else { "init=/sbin/nex-init" };
-    let mut text = format!(
-        "console=ttyS0 reboot=k panic=1 pci=off quiet {init} nex.link=vsock:{LINK_PORT} {} nex.log={}",
-        settings.scratch.argument(),
-        settings.log_filter.replace(char::is_whitespace, "")
-    );
-    if !settings.boot_arguments.is_empty() {
-        text.push(' ');
-        text.push_str(&settings.boot_arguments);
-    }
-    text
+    settings.kernel_line("reboot=k panic=1 pci=off", "", &format!("vsock:{LINK_PORT}"))
 }
 
 pub(super) fn create() -> model::SnapshotCreate {

@@ -19,7 +19,6 @@ mod snapshot;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nex_protocol::machine::LINK_PORT;
@@ -34,7 +33,7 @@ use tracing::{debug, info, warn};
 
 use super::folder::Folder;
 use super::network::Attached;
-use super::{MachineSettings, ScratchSpace, birth, die_with};
+use super::{MachineSettings, ScratchSpace, birth, prepare};
 use crate::PrepareError;
 use api::Api;
 use configuration::{boot_arguments, configure, create, fill, load, share};
@@ -210,22 +209,9 @@ impl Firecracker {
         if network.is_none() {
             super::network::without(&mut command);
         }
-        command
-            // What it tells of itself comes between the guest's lines.
-            .args(["--api-sock", API, "--level", "Warning"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .env_clear()
-            .current_dir(&root.path)
-            .kill_on_drop(true)
-            // A Ctrl-C at the node's terminal is the node's alone.
-            .process_group(0);
-        // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes two plain system calls,
-        // allocates nothing and takes no lock.
-        unsafe {
-            command.pre_exec(die_with(rustix::process::getpid()));
-        }
+        // What it tells of itself comes between the guest's lines.
+        command.args(["--api-sock", API, "--level", "Warning"]);
+        prepare(&mut command, &root.path);
         command
     }
 
@@ -233,16 +219,16 @@ impl Firecracker {
     pub(super) async fn bring_up(
         &self,
         settings: &MachineSettings,
-        mut machine: Machine,
+        machine: Machine,
         until: Instant,
         lost: &CancellationToken,
     ) -> Result<UnixStream, PrepareError> {
-        let folder = Folder::open(&machine.root.path)
+        let Machine { id, root, user, pipe, key, plan, tap } = machine;
+        let folder = Folder::open(&root.path)
             .map_err(|source| PrepareError::System { what: "cannot open the machine's root".into(), source })?;
         let mut api = Api::over(folder.connect(API, until, lost).await?, until).await?;
-        metrics::follow(machine.pipe, &machine.id, lost.clone());
+        metrics::follow(pipe, &id, lost.clone());
         api.put("/metrics", &model::Metrics { metrics_path: metrics::PIPE }).await?;
-        let plan = std::mem::replace(&mut machine.plan, Plan::Boot);
         if matches!(plan, Plan::Restore(_)) {
             let begun = Instant::now();
             let restored = async {
@@ -259,14 +245,14 @@ impl Firecracker {
                 }
                 Err(error) => {
                     let refused = matches!(error, PrepareError::Refused { .. });
-                    if self.snapshots.as_ref().is_some_and(|snapshots| snapshots.failed(&machine.key, refused)) {
+                    if self.snapshots.as_ref().is_some_and(|snapshots| snapshots.failed(&key, refused)) {
                         warn!(%error, "the snapshot cannot be restored: from now on machines boot");
                     }
                     Err(error)
                 }
             };
         }
-        configure(&mut api, settings, machine.tap.as_deref()).await?;
+        configure(&mut api, settings, tap.as_deref()).await?;
         api.start().await?;
         let link = guest(&folder, until, lost).await?;
         let Plan::BootAndTake(mut taking) = plan else { return Ok(link) };
@@ -284,7 +270,7 @@ impl Firecracker {
         let drive = matches!(settings.scratch, ScratchSpace::Drive { .. });
         let kept = written
             .map_err(|error| error.to_string())
-            .and_then(|()| taking.keep(&machine.root.path, machine.user, drive).map_err(|error| error.to_string()));
+            .and_then(|()| taking.keep(&root.path, user, drive).map_err(|error| error.to_string()));
         match kept {
             Ok(()) => info!(took = ?begun.elapsed(), "a snapshot of a booted machine was taken"),
             Err(error) => warn!(error, "no snapshot of a booted machine: machines boot, which is slower"),

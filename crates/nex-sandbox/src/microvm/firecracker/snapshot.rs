@@ -22,7 +22,9 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::microvm::MachineSettings;
+use super::configuration::{INITRD, KERNEL, ROOT_IMAGE};
+use crate::microvm::scratch::DRIVE;
+use crate::microvm::{MachineSettings, scratch};
 
 /// State of the devices and processors, in the folder of a snapshot and in that of a machine.
 pub(super) const STATE: &str = "machine.state";
@@ -30,11 +32,8 @@ pub(super) const STATE: &str = "machine.state";
 /// The guest's memory, likewise.
 pub(super) const MEMORY: &str = "machine.memory";
 
-/// Its scratch drive as it was, likewise.
-pub(super) const SCRATCH: &str = "scratch.ext4";
-
 /// Names in a machine's root folder of what all machines share.
-pub(super) const SHARED: [&str; 3] = ["kernel", "initrd", "root.ext4"];
+pub(super) const SHARED: [&str; 3] = [KERNEL, INITRD, ROOT_IMAGE];
 
 /// Restores in a row that may fail before snapshots are given up: a busy host is no reason.
 const FAILURES: u32 = 3;
@@ -185,8 +184,8 @@ impl Taking {
             read_only(&target, user)?;
         }
         if scratch {
-            crate::microvm::scratch::copy(&root.join(SCRATCH), &aside.join(SCRATCH))?;
-            read_only(&aside.join(SCRATCH), None)?;
+            scratch::copy(&root.join(DRIVE), &aside.join(DRIVE))?;
+            read_only(&aside.join(DRIVE), None)?;
         }
         fs::rename(&aside, self.of.path(&self.key))?;
         self.outcome = State::Ready(self.key.clone());
