@@ -43,6 +43,8 @@ pub struct World {
     pub nats: async_nats::Client,
     /// A client of the control interface, namespace `default`.
     pub client: Client,
+    /// Time an answer may take.
+    pub patience: Duration,
     /// Who deploys.
     pub issuer: Issuer,
     /// Who seals environments.
@@ -91,7 +93,15 @@ impl World {
     /// A world of parts.
     pub fn of(server: NatsServer, node: NexNode, nats: async_nats::Client) -> Self {
         let client = Client::new(nats.clone(), Namespace::default(), Duration::from_secs(10));
-        Self { node, server, nats, client, issuer: Issuer::generate(), publisher: XKeyPair::generate() }
+        Self {
+            node,
+            server,
+            nats,
+            client,
+            patience: PATIENCE,
+            issuer: Issuer::generate(),
+            publisher: XKeyPair::generate(),
+        }
     }
 
     /// Puts an artifact into the bucket; gives its SHA-256.
@@ -179,7 +189,7 @@ impl World {
     /// # Errors
     /// When nobody answers in time.
     pub async fn call(&self, subject: &str, payload: impl Into<Vec<u8>>) -> Result<Message> {
-        let request = async_nats::Request::new().payload(payload.into().into()).timeout(Some(PATIENCE));
+        let request = async_nats::Request::new().payload(payload.into().into()).timeout(Some(self.patience));
         Ok(self.nats.send_request(subject.to_owned(), request).await?)
     }
 

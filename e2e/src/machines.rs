@@ -111,6 +111,7 @@ pub fn config(pieces: &Pieces) -> Value {
         "boot_arguments": std::env::var("NEX_TEST_BOOT_ARGUMENTS").unwrap_or_default(),
         "workload_types": ["native", "wasm"], "machine_template": {"vcpu_count": 1, "memsize_mib": 192},
         "boot_timeout_ms": BOOT.as_millis(), "agent_ping_timeout_ms": 20_000, "network": "none",
+        "functions": {"timeout_ms": 60_000},
     });
     for (key, value) in pieces.monitor.as_object().into_iter().flatten() {
         config[key] = value.clone();
@@ -136,7 +137,10 @@ pub async fn machines(pieces: &Pieces, more: Value) -> Result<(World, Subscriber
     round_trip(&nats).await?;
     let mut node = NexNode::builder(&server).await?.config(config).sandboxed().spawn().await?;
     node.wait_ready_within(BOOT).await?;
-    Ok((World::of(server, node, nats), logs))
+    let mut world = World::of(server, node, nats.clone());
+    world.patience = BOOT;
+    world.client = nex_client::Client::new(nats, nex_protocol::Namespace::default(), BOOT);
+    Ok((world, logs))
 }
 
 /// Deploys the service that tries to get out.

@@ -59,7 +59,6 @@ async fn a_javascript_function_runs_in_a_machine() -> Result<()> {
     let Some(pieces) = pieces() else { return Ok(()) };
     let more = json!({
         "workload_types": ["v8"], "machine_template": {"vcpu_count": 1, "memsize_mib": 512},
-        "functions": {"timeout_ms": 60_000},
     });
     let (world, _logs) = machines(pieces, more).await?;
     let source = std::fs::read(examples()?.javascript()?)?;

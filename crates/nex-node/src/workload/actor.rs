@@ -33,8 +33,11 @@ use crate::lame_duck::LameDuck;
 use crate::publisher::Publisher;
 use crate::state::StateDir;
 
-/// Time a deploy has; a client waits a little longer for its answer.
+/// Time a deploy has; a client waits [`PATIENCE`] longer for its answer.
 const DEPLOY_LIMIT: Duration = Duration::from_secs(55);
+
+/// How much longer than a deploy may take a client waits, so that it hears the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Ends a workload.
 #[derive(Debug)]
@@ -82,17 +85,23 @@ pub struct Shared {
 /// The refusal, when it does not come to run; nothing is left of it then.
 pub async fn deploy(shared: &Arc<Shared>, spec: Spec) -> Result<Arc<Workload>, Fault> {
     let (workload, started) = spawn(shared, new_id(), spec, Origin::Request)?;
-    match timeout(DEPLOY_LIMIT, started).await {
+    let limit = deploy_limit(&shared.config);
+    match timeout(limit, started).await {
         Ok(Ok(Ok(()))) => Ok(workload),
         Ok(Ok(Err(fault))) => Err(fault),
         Ok(Err(_)) => Err(Fault::new(Code::Internal, "Failed to deploy workload: its task ended")),
         Err(_) => {
             // Who asked has given up by now; a workload that nobody knows of must not come to run later.
             workload.stop("it was not started in time", false).await;
-            let text = format!("Failed to deploy workload: it was not started within {} s", DEPLOY_LIMIT.as_secs());
+            let text = format!("Failed to deploy workload: it was not started within {} s", limit.as_secs());
             Err(Fault::new(Code::StartFailed, text))
         }
     }
+}
+
+/// Where machines are given more time to boot, everything in them takes longer.
+fn deploy_limit(config: &Config) -> Duration {
+    if config.no_sandbox { DEPLOY_LIMIT } else { DEPLOY_LIMIT.max(config.boot_timeout.saturating_sub(PATIENCE)) }
 }
 
 /// Starts the actor of a workload that ran before; failures are retried like those of a running one.
