@@ -102,15 +102,7 @@ async fn a_node_that_was_killed_comes_back_with_its_identity_and_its_workloads()
     let state = tempfile::tempdir()?;
     let node = NexNode::builder(&server).await?.state_dir(state.path()).start().await?;
     let nats = server.client().await?;
-    let client = nex_client::Client::new(nats.clone(), Default::default(), std::time::Duration::from_secs(10));
-    let mut world = World {
-        node,
-        nats,
-        client,
-        server,
-        issuer: nex_identity::Issuer::generate(),
-        publisher: nex_identity::XKeyPair::generate(),
-    };
+    let mut world = World::of(server, node, nats);
     let sha256 = world.put("f", b"() => env.SECRET").await?;
     let mut deployment = world.deployment("f", V8, &sha256)?;
     deployment.trigger_subjects = vec!["f".parse()?];

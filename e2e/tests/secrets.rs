@@ -14,7 +14,7 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use futures_util::{FutureExt, StreamExt};
 use nex_client::Client;
 use nex_e2e::{PATIENCE, World, body, descendants, eventually, round_trip};
-use nex_identity::{Issuer, XKeyPair};
+use nex_identity::XKeyPair;
 use nex_protocol::WorkloadType::{Native, V8};
 use nex_protocol::control::deploy::RunResponse;
 use nex_protocol::{Namespace, WorkloadType};
@@ -32,7 +32,9 @@ async fn talkative_world() -> Result<World> {
     let node = NexNode::builder(&server).await?;
     let node = node.env("NEX_LOGLEVEL", "trace").env("NEX_AGENT_LOG", "trace").start().await?;
     let client = Client::new(nats.clone(), Namespace::default(), PATIENCE);
-    Ok(World { node, server, nats, client, issuer: Issuer::generate(), publisher: XKeyPair::generate() })
+    let mut world = World::of(server, node, nats);
+    world.client = client;
+    Ok(world)
 }
 
 /// Deploys a workload with the secret in its environment.

@@ -72,7 +72,7 @@ fn requests_and_replies() {
         seed(target, &format!("go-{}", name.replace('_', "-")), choice, document);
     }
     let jwt = "eyJ0eXAi.eyJzdWIi.c2ln";
-    let limits = json!({"cpu_millis": 500, "memory_mib": 64, "max_instances": 2, "timeout_ms": 1000});
+    let limits = json!({"cpu_millis": 500, "memory_mib": 64, "max_instances": 2, "timeout_ms": 1000, "concurrency": 1, "idle_timeout_ms": 0});
     let deploy = json!({
         "argv": ["-v"], "type": "native", "location": "nats://B/dir/key", "workload_jwt": jwt, "limits": limits,
         "wants_host_services": true, "hash": "ab", "workload_name": "echo", "id": "1", "retry_count": u64::MAX,

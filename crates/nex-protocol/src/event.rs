@@ -162,6 +162,27 @@ pub enum Event {
         /// Why.
         message: String,
     },
+    /// A function has another number of agents than before. All ours.
+    FunctionScaled {
+        /// Name of the workload.
+        workload_name: String,
+        /// Its id.
+        workload_id: String,
+        /// Namespace of the workload.
+        namespace: String,
+        /// Agents before.
+        before: usize,
+        /// Agents that take calls now.
+        instances: usize,
+        /// Why.
+        reason: ScaleReason,
+        /// Milliseconds from when an agent was wanted until it took calls; for `call` and `queue`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        took_ms: Option<u64>,
+        /// What was the end of the agent; for `lost`.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        message: String,
+    },
     /// A function answered.
     FunctionExecSucceeded {
         /// Name of the workload.
@@ -190,9 +211,26 @@ pub enum Event {
     },
 }
 
+/// Why a function has another number of agents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum ScaleReason {
+    /// It had none, and a call came: a cold start.
+    Call,
+    /// Calls waited for their turn for too long.
+    Queue,
+    /// Fewer will do.
+    Quiet,
+    /// No call came for its idle timeout.
+    Idle,
+    /// One of several failed.
+    Lost,
+}
+
 impl Event {
     /// The types of all events, in the order of the variants.
-    pub const KINDS: [&'static str; 13] = [
+    pub const KINDS: [&'static str; 14] = [
         "node_started",
         "node_stopped",
         "node_entered_lameduck",
@@ -204,6 +242,7 @@ impl Event {
         "workload_restarting",
         "workload_given_up",
         "trigger_failed",
+        "function_scaled",
         "function_exec_succeeded",
         "function_exec_failed",
     ];
@@ -222,6 +261,7 @@ impl Event {
             Event::WorkloadRestarting { .. } => "workload_restarting",
             Event::WorkloadGivenUp { .. } => "workload_given_up",
             Event::TriggerFailed { .. } => "trigger_failed",
+            Event::FunctionScaled { .. } => "function_scaled",
             Event::FunctionExecSucceeded { .. } => "function_exec_succeeded",
             Event::FunctionExecFailed { .. } => "function_exec_failed",
         }

@@ -43,14 +43,14 @@ fn deploy() -> impl Strategy<Value = DeployRequest> {
     let texts = any::<[String; 6]>();
     let more = any::<[Option<String>; 4]>();
     let flags = any::<(bool, bool, Option<u64>)>();
-    let limits = any::<[Option<u64>; 4]>();
+    let limits = any::<[Option<u64>; 6]>();
     let lists = any::<[Vec<String>; 2]>();
     let connections = (prop::option::of(connection()), prop::option::of(connection()));
     (location, texts, more, flags, limits, lists, connections).prop_map(
         |(location, texts, more, (essential, wants_host_services, retry_count), limits, lists, connections)| {
             let [description, r#type, workload_jwt, environment, sender_public_key, target_node] = texts;
             let [retried_at, id, hash, workload_name] = more;
-            let [cpu_millis, memory_mib, max_instances, timeout_ms] = limits;
+            let [cpu_millis, memory_mib, max_instances, timeout_ms, concurrency, idle_timeout_ms] = limits;
             let [argv, trigger_subjects] = lists;
             DeployRequest {
                 argv,
@@ -69,7 +69,14 @@ fn deploy() -> impl Strategy<Value = DeployRequest> {
                 retried_at,
                 host_services: connections.1,
                 wants_host_services,
-                limits: WorkloadLimits { cpu_millis, memory_mib, max_instances, timeout_ms },
+                limits: WorkloadLimits {
+                    cpu_millis,
+                    memory_mib,
+                    max_instances,
+                    timeout_ms,
+                    concurrency,
+                    idle_timeout_ms,
+                },
                 id,
                 hash,
                 workload_name,

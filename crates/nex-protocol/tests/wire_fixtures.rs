@@ -391,6 +391,7 @@ fn an_info_reply_of_go_reads_and_ours_has_its_bytes_before_our_own_members() {
         machine.workload.essential = true;
         machine.workload.state = "running".into();
         machine.workload.restarts = 1;
+        machine.workload.instances = Some(1);
         machine.workload.trigger_subjects = vec!["js.echo".into()];
         machine.workload.uptime.clone_from(&machine.uptime);
         machine.workload.limits.max_instances = Some(2);
@@ -405,6 +406,7 @@ fn an_info_reply_of_go_reads_and_ours_has_its_bytes_before_our_own_members() {
         "data.machines[].workload.essential",
         "data.machines[].workload.state",
         "data.machines[].workload.restarts",
+        "data.machines[].workload.instances",
         "data.machines[].workload.trigger_subjects",
     ];
     assert_bytes_of_go(&ours, "info_response", &extra);

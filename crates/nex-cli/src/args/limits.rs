@@ -23,6 +23,12 @@ pub(crate) struct LimitArgs {
     /// Time one call of a function may take, such as 500ms
     #[arg(long = "call_timeout", alias = "call-timeout", value_name = "DURATION", value_parser = duration::parse)]
     call_timeout: Option<Duration>,
+    /// Calls that one agent of a function runs at a time
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    concurrency: Option<u64>,
+    /// Time without a call after which a function's agents are let go, such as 10m; 0 keeps them
+    #[arg(long = "idle_timeout", alias = "idle-timeout", value_name = "DURATION", value_parser = duration_or_zero)]
+    idle_timeout: Option<Duration>,
 }
 
 impl LimitArgs {
@@ -34,13 +40,22 @@ impl LimitArgs {
             max_instances: self.max_instances,
             // At least one: the wire knows no smaller unit, and nothing would mean "no time".
             timeout_ms: self.call_timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)),
+            concurrency: self.concurrency,
+            idle_timeout_ms: self.idle_timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         }
     }
 
     /// Whether a limit was given that only functions have.
     pub(crate) fn of_functions(&self) -> bool {
-        self.max_instances.is_some() || self.call_timeout.is_some()
+        self.max_instances.is_some()
+            || self.call_timeout.is_some()
+            || self.concurrency.is_some()
+            || self.idle_timeout.is_some()
     }
+}
+
+fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { duration::parse(text) }
 }
 
 /// Thousandths of a processor.

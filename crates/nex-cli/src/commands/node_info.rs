@@ -73,6 +73,9 @@ fn workload(block: &mut Block, machine: &MachineSummary, full: bool) {
         }
         block.value("Uptime", &machine.uptime);
         block.value("Restarts", workload.restarts.to_string());
+        if let Some(instances) = workload.instances {
+            block.value("Instances", instances.to_string());
+        }
         if !workload.trigger_subjects.is_empty() {
             block.value("Triggers", workload.trigger_subjects.join(", "));
         }

@@ -51,7 +51,10 @@ pub(super) fn check(workload_type: WorkloadType, args: &WorkloadArgs) -> Result<
         bail!("--trigger_subject is for functions (v8, wasm); a service subscribes by itself");
     }
     if !workload_type.is_function() && args.limits.of_functions() {
-        bail!("--max_instances and --call_timeout are for functions (v8, wasm); a service runs once, until it ends");
+        bail!(
+            "--max_instances, --concurrency, --call_timeout and --idle_timeout are for functions (v8, wasm); a service \
+             runs once, until it ends"
+        );
     }
     Ok(())
 }

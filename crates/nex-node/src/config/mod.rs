@@ -305,7 +305,7 @@ pub struct WorkloadCaps {
     pub cpu_millis: Option<u64>,
     /// Memory, MiB (`max_memory_mib`, `machine_template.memsize_mib`).
     pub memory_mib: Option<u64>,
-    /// Agents of one function (`max_instances`, 1).
+    /// Agents of one function (`max_instances`, `functions.max_instances`).
     pub instances: Option<u64>,
     /// Time of one call, milliseconds (`max_timeout_ms`, `functions.timeout_ms`).
     pub timeout_ms: Option<u64>,
@@ -379,10 +379,14 @@ pub struct RestartPolicy {
 pub struct FunctionLimits {
     /// Time a call has from its arrival to its reply (`timeout_ms`, 5000).
     pub timeout: Duration,
-    /// Calls of one function that run at a time (`concurrency`, 32).
+    /// Calls that one agent of a function runs at a time (`concurrency`, 32).
     pub concurrency: u32,
     /// Calls of one function that may wait for their turn (`max_pending`, 1024).
     pub max_pending: usize,
+    /// Agents that one function has at most (`max_instances`, 1).
+    pub max_instances: u32,
+    /// Time without a call after which a function has no agents (`idle_timeout_ms`, 300000); zero keeps them.
+    pub idle_timeout: Duration,
     /// Largest JavaScript source, bytes (`script_max_bytes`, 1 MiB).
     pub script_bytes: u64,
 }
@@ -473,6 +477,8 @@ impl Default for Config {
                 timeout: Duration::from_millis(5000),
                 concurrency: 32,
                 max_pending: 1024,
+                max_instances: 1,
+                idle_timeout: Duration::from_secs(300),
                 script_bytes: 1 << 20,
             },
             valid_issuers: Vec::new(),

@@ -98,6 +98,7 @@ fn summary(workload: &Workload) -> MachineSummary {
             uptime: age,
             state: status.state.as_str().to_owned(),
             restarts: status.restarts,
+            instances: spec.r#type.is_function().then_some(status.agents),
             trigger_subjects: spec.trigger_subjects.iter().map(ToString::to_string).collect(),
             limits: spec.limits,
         },

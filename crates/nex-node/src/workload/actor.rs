@@ -1,7 +1,7 @@
 //! The actor of a workload: fetches, starts, watches, restarts and ends it.
 //!
 //! It alone moves the workload's state (see [`super`]). Others reach it by [`Stop`]; everything else it learns from
-//! its agent's link. A deploy is answered when the workload first runs, or with the reason why it does not; from then
+//! those who attend to its agents ([`super::attend`]; [`super::fleet`] for a function). A deploy is answered when the workload first runs, or with the reason why it does not; from then
 //! on failures are answered with restarts: functions always, services when `essential`.
 //!
 //! Promises: every start ends in a claim that is used or destroyed; exactly one `workload_deployed` and one
@@ -13,7 +13,6 @@ use std::time::Duration;
 use nex_host_services::HostServices;
 use nex_protocol::event::Event;
 use nex_protocol::link::message::Exit;
-use nex_protocol::log::Level;
 use nex_protocol::{Code, Fault};
 use nex_sandbox::agent::new_id;
 use nex_sandbox::{Backoff, Pool};
@@ -21,7 +20,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::call::{Gate, Instance};
+use super::assignment::Assignment;
+use super::attend::Hosted;
+use super::call::Instance;
+use super::gate::Gate;
 use super::table::{Table, Workload};
 use super::trigger::{Function, Triggers};
 use super::{Counters, Origin, Record, Spec, State, Status, millis};
@@ -125,16 +127,15 @@ type Started = oneshot::Receiver<Result<(), Fault>>;
 fn spawn(shared: &Arc<Shared>, id: String, spec: Spec, origin: Origin) -> Result<(Arc<Workload>, Started), Fault> {
     let spec = Arc::new(spec);
     let counters = Arc::new(Counters::default());
-    let (status, status_seen) = watch::channel(Status { state: State::Fetching, restarts: 0 });
+    let (status, status_seen) = watch::channel(Status { state: State::Fetching, restarts: 0, agents: 0 });
     let (stop, stops) = mpsc::channel(4);
     let workload = Arc::new(Workload::new(id.clone(), Arc::clone(&spec), status_seen, Arc::clone(&counters), stop));
     shared.table.insert(Arc::clone(&workload))?;
     let (started, starting) = oneshot::channel();
-    let (instance, instance_seen) = watch::channel(None);
     let function = Arc::new(Function {
         id: id.clone(),
         spec: Arc::clone(&spec),
-        gate: Gate::new(instance_seen, spec.function_limits(&shared.config)),
+        gate: Gate::new(spec.function_limits(&shared.config)),
         counters,
         publisher: shared.publisher.clone(),
     });
@@ -144,7 +145,6 @@ fn spawn(shared: &Arc<Shared>, id: String, spec: Spec, origin: Origin) -> Result
         spec,
         status,
         stops,
-        instance,
         function,
         triggers: None,
         services: None,
@@ -165,7 +165,6 @@ pub(super) struct Actor {
     pub(super) spec: Arc<Spec>,
     pub(super) status: watch::Sender<Status>,
     pub(super) stops: mpsc::Receiver<Stop>,
-    pub(super) instance: watch::Sender<Option<Arc<Instance>>>,
     pub(super) function: Arc<Function>,
     pub(super) triggers: Option<Triggers>,
     pub(super) started: Option<oneshot::Sender<Result<(), Fault>>>,
@@ -192,6 +191,18 @@ pub(super) enum Ended {
     NotStarted(Fault),
 }
 
+impl Ended {
+    /// Why, for people.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Asked => "it was asked to".to_owned(),
+            Self::Exited(exit) => exit.message.clone(),
+            Self::Lost(reason) => reason.clone(),
+            Self::NotStarted(fault) => fault.message.clone(),
+        }
+    }
+}
+
 /// The end of a workload.
 struct End {
     code: i32,
@@ -211,6 +222,7 @@ impl Actor {
         let End { code, message, forget } = self.live().await;
         self.set_state(State::Stopping);
         self.triggers = None;
+        self.function.gate.close();
         // Whoever asks from now on is answered all the same; a stop for good outweighs that of a node that leaves.
         self.stops.close();
         let mut stops: Vec<Stop> = self.stopping.take().into_iter().collect();
@@ -251,16 +263,16 @@ impl Actor {
         let policy = self.shared.config.restart;
         let backoff = Backoff { base: policy.base, cap: policy.cap };
         let mut attempts = 0;
+        let is_function = self.spec.r#type.is_function();
         loop {
             let ended = match self.start().await {
-                Ok(hosted) => self.serve(hosted).await,
+                Ok(Some(hosted)) if !is_function => self.serve(hosted).await,
+                Ok(first) => self.serve_function(first).await,
                 Err(ended) => ended,
             };
-            self.instance.send_replace(None);
             if self.running_since.take().is_some_and(|since| since.elapsed() >= policy.stable) {
                 attempts = 0;
             }
-            let is_function = self.spec.r#type.is_function();
             let (code, message) = match ended {
                 Ended::Asked => {
                     self.refuse(Fault::new(Code::StartFailed, "Failed to deploy workload: it was stopped meanwhile"));
@@ -318,12 +330,58 @@ impl Actor {
         if let Some(triggers) = self.triggers.take() {
             triggers.drain().await;
         }
+        self.function.gate.close();
         self.artifact = None;
         self.shared.artifacts.evict();
         self.tell_undeployed(code, message.clone());
         self.deployed = false;
         self.stopping = self.stops.recv().await;
         if self.stopping.is_some() { self.asked() } else { End { code, message, forget: false } }
+    }
+
+    /// Says that the workload runs.
+    pub(super) fn running(&mut self) {
+        self.set_state(State::Running);
+        let artifact = self.artifact.as_ref();
+        if !self.deployed {
+            self.deployed = true;
+            info!(workload = %self.spec.name, namespace = %self.spec.namespace, id = %self.id, "workload deployed");
+            let event = Event::WorkloadDeployed {
+                workload_name: self.spec.name.to_string(),
+                workload_id: self.id.clone(),
+                code: 0,
+                essential: self.spec.essential,
+                total_bytes: artifact.map_or(0, |artifact| artifact.size),
+            };
+            self.shared.publisher.workload_event(&self.spec.namespace, &event);
+            if let (Origin::Request, Some(artifact)) = (&self.origin, artifact) {
+                let record = Record { spec: (*self.spec).clone(), sha256: artifact.sha256.clone() };
+                if let Err(error) = self.shared.state.save_record(&self.id, &record) {
+                    warn!(%error, "the workload runs, but will not come back when the node does");
+                }
+            }
+        }
+        if let Some(started) = self.started.take() {
+            let _ = started.send(Ok(()));
+        }
+    }
+
+    /// Watches a service until it ends, and clears away its agent.
+    async fn serve(&mut self, hosted: Hosted) -> Ended {
+        self.running_since = Some(Instant::now());
+        self.running();
+        let assignment = self.assignment();
+        let instance = Arc::new(Instance::new(hosted.sender.clone()));
+        let Self { stops, stopping, status, .. } = self;
+        let asked = async {
+            *stopping = stops.recv().await;
+            status.send_modify(|status| status.state = State::Stopping);
+        };
+        assignment.attend(hosted, &instance, None, asked).await
+    }
+
+    pub(super) fn assignment(&self) -> Assignment {
+        Assignment { shared: Arc::clone(&self.shared), id: self.id.as_str().into(), spec: Arc::clone(&self.spec) }
     }
 
     /// The end of a workload that was told to.
@@ -366,9 +424,5 @@ impl Actor {
 
     pub(super) fn set_state(&self, state: State) {
         self.status.send_if_modified(|status| std::mem::replace(&mut status.state, state) != state);
-    }
-
-    pub(super) fn log(&self, level: Level, text: String) {
-        self.shared.publisher.log(&self.spec.namespace, &self.id, &self.spec.name, level, text);
     }
 }

@@ -35,8 +35,9 @@ fn within_policy(asked: &WorkloadLimits, kind: WorkloadType, config: &Config) ->
     let caps = [
         ("cpu_millis", config.workload_limits.cpu_millis.unwrap_or(config.machine_template.vcpu_count * 1000)),
         ("memory_mib", memory_cap(config)),
-        ("max_instances", config.workload_limits.instances.unwrap_or(1)),
+        ("max_instances", config.workload_limits.instances.unwrap_or(config.functions.max_instances.into())),
         ("timeout_ms", config.workload_limits.timeout_ms.unwrap_or_else(|| millis(config.functions.timeout))),
+        ("concurrency", config.functions.concurrency.into()),
     ];
     for ((name, asked), (_, cap)) in asked.named().into_iter().zip(caps) {
         let Some(asked) = asked else { continue };
@@ -49,9 +50,10 @@ fn within_policy(asked: &WorkloadLimits, kind: WorkloadType, config: &Config) ->
             return Err(Fault::new(Code::LimitExceeded, text));
         }
     }
-    let of_functions = asked.max_instances.or(asked.timeout_ms);
+    let of_functions = asked.max_instances.or(asked.timeout_ms).or(asked.concurrency).or(asked.idle_timeout_ms);
     if of_functions.is_some() && !kind.is_function() {
-        let text = "Invalid deploy request: limits.max_instances and limits.timeout_ms are for functions";
+        let text = "Invalid deploy request: limits.max_instances, limits.concurrency, limits.timeout_ms and \
+                    limits.idle_timeout_ms are for functions";
         return Err(Fault::new(Code::BadRequest, text));
     }
     Ok(())
@@ -68,7 +70,20 @@ impl Spec {
     /// The limits of this function's calls.
     pub fn function_limits(&self, config: &Config) -> FunctionLimits {
         let timeout = self.limits.timeout_ms.map_or(config.functions.timeout, Duration::from_millis);
-        FunctionLimits { timeout, ..config.functions }
+        let idle_timeout = self.limits.idle_timeout_ms.map_or(config.functions.idle_timeout, Duration::from_millis);
+        let number = |asked: Option<u64>, default| asked.map_or(default, |n| u32::try_from(n).unwrap_or(u32::MAX));
+        FunctionLimits {
+            timeout,
+            idle_timeout,
+            concurrency: number(self.limits.concurrency, config.functions.concurrency),
+            max_instances: number(self.limits.max_instances, config.functions.max_instances),
+            ..config.functions
+        }
+    }
+
+    /// Time without a call after which this function has no agents; none when it keeps them.
+    pub fn idle_timeout(&self, config: &Config) -> Option<Duration> {
+        Some(self.function_limits(config).idle_timeout).filter(|idle| !idle.is_zero())
     }
 
     /// Memory of one instance of this function, bytes.

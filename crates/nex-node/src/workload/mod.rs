@@ -7,15 +7,22 @@
 //!     |           |                  +----> Failed -> (gone)  given up: stays until it is stopped, or the node starts again
 //!     +-----------+-----------------------> (gone)          never ran: the deploy is refused
 //! ```
+//! A function that runs has any number of agents, none while nobody calls it ([`fleet`]).
+//!
 //! One task ([`actor`]) owns each workload and moves its state; everybody else sends it a message or looks at the
-//! status. Calls go by [`call`], past the actor, for they must not wait for it.
+//! status. Calls go by [`gate`] and [`call`], past the actor, for they must not wait for it.
 
 pub mod actor;
+mod assignment;
+mod attend;
 pub mod call;
 mod credentials;
+mod fleet;
+pub mod gate;
 pub mod host_calls;
+mod launch;
 pub mod limits;
-mod serve;
+mod scale;
 mod start;
 pub mod table;
 pub mod trigger;
@@ -171,6 +178,8 @@ pub struct Status {
     pub state: State,
     /// Restarts since it was deployed or the node started.
     pub restarts: u32,
+    /// Agents of a function that take calls.
+    pub agents: u32,
 }
 
 /// Counters of a function's calls; written after the reply has left.

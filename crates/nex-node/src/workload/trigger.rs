@@ -32,7 +32,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::call::Gate;
+use super::gate::Gate;
 use super::{Counters, Spec};
 use crate::connection::Connection;
 use crate::publisher::Publisher;
@@ -57,7 +57,7 @@ pub struct Function {
     /// What it is.
     pub spec: Arc<Spec>,
     /// The way in.
-    pub gate: Gate,
+    pub gate: Arc<Gate>,
     /// Its counters.
     pub counters: Arc<Counters>,
     /// For events and logs.

@@ -92,6 +92,9 @@ pub struct WorkloadSummary {
     pub state: String,
     /// Restarts so far, ours.
     pub restarts: u32,
+    /// Agents of a function that take calls, ours; none while nobody calls it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instances: Option<u32>,
     /// Subjects that trigger it, ours.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trigger_subjects: Vec<String>,

@@ -19,6 +19,12 @@ pub struct WorkloadLimits {
     /// Time of one call of a function, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// Calls that one agent of a function runs at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u64>,
+    /// Time without a call after which a function's agents are let go, milliseconds; 0 keeps them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout_ms: Option<u64>,
 }
 
 impl WorkloadLimits {
@@ -27,13 +33,14 @@ impl WorkloadLimits {
         *self == Self::default()
     }
 
-    /// The limits with their names on the wire.
-    pub fn named(&self) -> [(&'static str, Option<u64>); 4] {
+    /// The limits that bound what is taken, with their names on the wire.
+    pub fn named(&self) -> [(&'static str, Option<u64>); 5] {
         [
             ("cpu_millis", self.cpu_millis),
             ("memory_mib", self.memory_mib),
             ("max_instances", self.max_instances),
             ("timeout_ms", self.timeout_ms),
+            ("concurrency", self.concurrency),
         ]
     }
 }

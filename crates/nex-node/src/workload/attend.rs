@@ -1,21 +1,29 @@
-//! A running workload: its agent's messages, its health, and its end in order.
+//! One agent with the workload in it: its messages, its health, and its end in order.
+//!
+//! ```text
+//! attended --asked to end--> no call left -> Stop -> exited, or out of time --+
+//!    |                                                                        v
+//!    +--exited, lost, hangs---------------------------------------------> destroyed
+//! ```
+//! A service has one such agent, attended to by its actor's own task; a function has any number, each with a task
+//! ([`super::fleet`]). Nothing here decides whether there will be another one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use nex_host_services::Tenant;
+use nex_host_services::HostServices;
 use nex_link::{LinkError, Receiver, Sender};
-use nex_protocol::event::Event;
 use nex_protocol::link::message::{ToAgent, ToNode};
 use nex_sandbox::Place;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::actor::{Actor, Ended};
+use super::actor::Ended;
+use super::assignment::Assignment;
 use super::call::Instance;
 use super::host_calls::{HostCalls, ProtocolBroken};
-use super::{Origin, Record, State, millis};
+use super::millis;
 use crate::compiled::Exchange;
 
 /// Time between two pings; this many unanswered ones in a row mean that the agent hangs.
@@ -37,46 +45,18 @@ pub(super) struct Hosted {
     pub(super) compiled: Option<Exchange>,
 }
 
-impl Actor {
-    /// Says that the workload runs.
-    pub(super) fn running(&mut self) {
-        self.set_state(State::Running);
-        let artifact = self.artifact.as_ref();
-        if !self.deployed {
-            self.deployed = true;
-            info!(workload = %self.spec.name, namespace = %self.spec.namespace, id = %self.id, "workload deployed");
-            let event = Event::WorkloadDeployed {
-                workload_name: self.spec.name.to_string(),
-                workload_id: self.id.clone(),
-                code: 0,
-                essential: self.spec.essential,
-                total_bytes: artifact.map_or(0, |artifact| artifact.size),
-            };
-            self.shared.publisher.workload_event(&self.spec.namespace, &event);
-            if let (Origin::Request, Some(artifact)) = (&self.origin, artifact) {
-                let record = Record { spec: (*self.spec).clone(), sha256: artifact.sha256.clone() };
-                if let Err(error) = self.shared.state.save_record(&self.id, &record) {
-                    warn!(%error, "the workload runs, but will not come back when the node does");
-                }
-            }
-        }
-        if let Some(started) = self.started.take() {
-            let _ = started.send(Ok(()));
-        }
-    }
-
-    /// Watches a running workload until it ends, and clears away its agent.
-    pub(super) async fn serve(&mut self, mut hosted: Hosted) -> Ended {
-        self.running_since = Some(Instant::now());
-        hosted.calls = self.services.clone().map(|services| {
-            let tenant = Tenant { namespace: self.spec.namespace.clone(), workload: self.spec.name.clone() };
-            let timeout = self.spec.function_limits(&self.shared.config).timeout;
-            HostCalls::new(services, tenant, hosted.sender.clone(), timeout)
-        });
-        let instance = Arc::new(Instance::new(hosted.sender.clone()));
-        self.instance.send_replace(Some(Arc::clone(&instance)));
-        self.running();
-        let mut ended = self.watch(&mut hosted, &instance).await;
+impl Assignment {
+    /// Attends to an agent until it ends, or until it is asked to, and clears it away. `services` are those of a function.
+    pub(super) async fn attend(
+        &self,
+        mut hosted: Hosted,
+        instance: &Arc<Instance>,
+        services: Option<HostServices>,
+        asked: impl Future<Output = ()>,
+    ) -> Ended {
+        hosted.calls = services
+            .map(|services| HostCalls::new(services, self.tenant(), hosted.sender.clone(), self.call_timeout()));
+        let mut ended = self.watch(&mut hosted, instance, asked).await;
         if let (Ended::Lost(_), Some(compiled)) = (&ended, &hosted.compiled) {
             compiled.agent_lost();
         }
@@ -90,16 +70,15 @@ impl Actor {
             }
         }
         if matches!(ended, Ended::Asked) {
-            self.wind_down(&mut hosted, &instance).await;
+            self.wind_down(&mut hosted, instance).await;
         }
-        self.instance.send_replace(None);
         instance.close();
-        drop(instance);
         hosted.destroy().await;
         ended
     }
 
-    async fn watch(&mut self, hosted: &mut Hosted, instance: &Instance) -> Ended {
+    async fn watch(&self, hosted: &mut Hosted, instance: &Instance, asked: impl Future<Output = ()>) -> Ended {
+        let mut asked = std::pin::pin!(asked);
         let mut pings = interval(PING_INTERVAL);
         pings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         pings.tick().await;
@@ -121,10 +100,7 @@ impl Actor {
                     Ok(None) => return Ended::Lost("the agent was lost".to_owned()),
                     Err(error) => return Ended::Lost(lost_by(&error)),
                 },
-                stop = self.stops.recv() => {
-                    self.stopping = stop;
-                    return Ended::Asked;
-                }
+                () = &mut asked => return Ended::Asked,
                 _ = pings.tick(), if pong_due.is_none() => {
                     sent += 1;
                     // A full queue means that the agent does not read; the ping then counts as missed.
@@ -181,19 +157,14 @@ impl Actor {
         }
     }
 
-    /// Ends a workload in order: no new calls, running ones finish, then TERM, grace, KILL.
-    async fn wind_down(&mut self, hosted: &mut Hosted, instance: &Instance) {
-        self.set_state(State::Stopping);
+    /// Ends a workload in order: the calls in it finish, then TERM, grace, KILL.
+    async fn wind_down(&self, hosted: &mut Hosted, instance: &Arc<Instance>) {
         let grace = self.shared.config.stop_grace;
         let grace_ms = millis(grace);
-        let (function, sender, triggers) = (Arc::clone(&self.function), hosted.sender.clone(), self.triggers.take());
-        let timeout = self.spec.function_limits(&self.shared.config).timeout;
+        let (calls, sender, timeout) = (Arc::clone(instance), hosted.sender.clone(), self.call_timeout());
         // Beside the receive loop, never inside it: an agent that does not read must not keep us from the deadline.
         let mut told = std::pin::pin!(async move {
-            if let Some(triggers) = triggers {
-                triggers.drain().await;
-                function.gate.drained(timeout.min(grace)).await;
-            }
+            calls.drained(timeout.min(grace)).await;
             sender.send(ToAgent::Stop { grace_ms }).await
         });
         let mut is_told = false;
