@@ -201,16 +201,42 @@ async fn a_snapshot_that_cannot_be_restored_is_given_up_and_machines_boot() -> R
 }
 
 #[tokio::test]
+async fn jailed_machines_that_hang_are_ended_when_their_node_is_killed() -> Result<()> {
+    let Some(stand_in) = StandIn::with(json!({}))? else { return Ok(()) };
+    let world = stand_in.world(json!({"machine_pool_size": 3})).await?;
+    eventually("all are ready", || async { monitors(&world).len() == 3 }).await?;
+    let left = monitors(&world);
+    for pid in &left {
+        signal(*pid, rustix::process::Signal::STOP)?;
+    }
+    world.node.kill().await?;
+    eventually("nothing outlives it", || async { left.iter().all(|pid| !is_alive(*pid)) }).await
+}
+
+fn signal(pid: u32, signal: rustix::process::Signal) -> Result<()> {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).context("a process id")?;
+    Ok(rustix::process::kill_process(pid, signal)?)
+}
+
+/// The process that would end the machines of a killed node.
+fn reaper(world: &World) -> Option<u32> {
+    let is_meant = |pid: &u32| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.split(|byte| *byte == 0).nth(2) == Some(b"reap"))
+    };
+    descendants(world.node.process().pid()).into_iter().find(is_meant)
+}
+
+#[tokio::test]
 async fn twenty_machines_of_a_killed_node_are_found_and_ended_by_the_next() -> Result<()> {
     let Some(stand_in) = StandIn::with(json!({}))? else { return Ok(()) };
     let world = stand_in.world(json!({"machine_pool_size": 20})).await?;
     eventually("the pool is full", || async { machines(&world) == 20 }).await?;
     eventually("all are ready", || async { monitors(&world).len() == 20 }).await?;
     let left = monitors(&world);
+    // The worst that a node can leave: machines that cannot notice that it is gone, and nobody who ends them.
+    signal(reaper(&world).context("a reaper")?, rustix::process::Signal::KILL)?;
     for pid in &left {
-        // The worst that a node can leave: machines that cannot notice that it is gone.
-        let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::STOP)?;
+        signal(*pid, rustix::process::Signal::STOP)?;
     }
     world.node.kill().await?;
     let again = NexNode::builder(&world.server).await?.config(stand_in.config(&json!({}))).sandboxed();

@@ -26,6 +26,8 @@ use nex_client::connection::{ConnectError, Settings};
 use nex_identity::Issuer;
 use nex_protocol::WorkloadType;
 use nex_protocol::log::Level;
+/// What the process does that a node starts to end its microVMs should the node be killed.
+pub use nex_sandbox::microvm::reaper::reap;
 use tokio::sync::mpsc::Receiver;
 
 use crate::config::Config;

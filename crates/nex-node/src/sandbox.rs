@@ -3,6 +3,7 @@
 //! Nothing is weakened in silence: a node that is to have microVMs and cannot does not start, and says both ways out.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use nex_sandbox::microvm::firecracker::jail::JailSettings;
 use nex_sandbox::microvm::firecracker::model::{RateLimiter, TokenBucket};
 use nex_sandbox::microvm::firecracker::{Firecracker, FirecrackerError, FirecrackerSettings, release};
 use nex_sandbox::microvm::qemu::{Accelerator, Qemu};
+use nex_sandbox::microvm::reaper::Reaper;
 use nex_sandbox::microvm::{MachineSettings, Monitor, ScratchSpace};
 use nex_sandbox::pool::PoolTask;
 use nex_sandbox::{Backoff, Cgroups, MachineSandbox, Pool, PoolSettings, ProcessSandbox, ProcessSettings};
@@ -100,6 +102,7 @@ fn firecracker_problems(config: &Config) -> Vec<String> {
 pub(crate) struct Places {
     task: PoolTask,
     network: Option<Arc<Network>>,
+    reaper: Option<Reaper>,
 }
 
 impl Places {
@@ -110,6 +113,8 @@ impl Places {
         if let Some(network) = self.network.and_then(Arc::into_inner) {
             network.close().await;
         }
+        // It finds nothing to do, which takes no time.
+        drop(self.reaper);
     }
 }
 
@@ -214,7 +219,7 @@ pub(crate) fn pool(
         })
         .map_err(failed)?;
         let (pool, task) = Pool::spawn(Arc::new(sandbox), settings);
-        return Ok((pool, Places { task, network: None }));
+        return Ok((pool, Places { task, network: None, reaper: None }));
     }
     let network = network(config, state)?;
     let machines = MachineSettings {
@@ -234,8 +239,23 @@ pub(crate) fn pool(
         cgroups,
     };
     let sandbox = MachineSandbox::new(machines, machine_monitor(config, state)?).map_err(failed)?;
+    let reaper = reaper(config, state);
     let (pool, task) = Pool::spawn(Arc::new(sandbox), settings);
-    Ok((pool, Places { task, network }))
+    Ok((pool, Places { task, network, reaper }))
+}
+
+/// Who ends jailed machines when the node is killed. Others the kernel ends.
+fn reaper(config: &Config, state: &StateDir) -> Option<Reaper> {
+    if config.vmm != Vmm::Firecracker || config.no_jailer {
+        return None;
+    }
+    // This very program, even when its file has been replaced meanwhile.
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["node", "reap"]).arg(state.path("machines"));
+    let started = Reaper::start(command);
+    started
+        .inspect_err(|error| warn!(%error, "should the node be killed, machines that hang stay until its next start"))
+        .ok()
 }
 
 fn machine_monitor(config: &Config, state: &StateDir) -> Result<Monitor, NodeError> {

@@ -28,6 +28,16 @@ pub(crate) enum NodeCommand {
     Check(CheckArgs),
     /// Look for what a node needs of this machine, and install what is missing
     Preflight(Box<PreflightArgs>),
+    /// Started by a node: ends its microVMs should it be killed
+    #[command(hide = true)]
+    Reap(ReapArgs),
+}
+
+/// `nex node reap`
+#[derive(Debug, Args)]
+pub(crate) struct ReapArgs {
+    /// Folder of the node's machines
+    pub(crate) machines: PathBuf,
 }
 
 /// `nex node up`

@@ -49,6 +49,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Node(NodeCommand::Up(args)) => node_up::run(&global, &args, log).map(|()| ExitCode::SUCCESS),
         Command::Node(NodeCommand::Check(args)) => node_check::run(&args),
         Command::Node(NodeCommand::Preflight(args)) => node_preflight::run(&args),
+        Command::Node(NodeCommand::Reap(args)) => {
+            nex_node::reap(std::io::stdin().lock(), &args.machines);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Node(NodeCommand::Ls(args)) => client_command(node_ls::run(&global, &args)),
         Command::Node(NodeCommand::Info(args)) => client_command(node_info::run(&global, &args)),
         Command::Node(NodeCommand::Probe(args)) => client_command(workload_ls::probe(&global, &args)),

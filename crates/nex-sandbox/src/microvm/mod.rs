@@ -16,6 +16,7 @@ mod folder;
 mod network;
 mod place;
 pub mod qemu;
+pub mod reaper;
 mod reclaim;
 mod scratch;
 

@@ -1,11 +1,13 @@
 //! What a node that was killed has left: monitors that still run, and their folders.
 //!
 //! A process is ended only when it is surely one of ours: the folder has its id and the moment of its start, which the kernel
-//! keeps and no process can change. An id that has become somebody else's since is left alone.
+//! keeps and no process can change. An id that has become somebody else's since is left alone. Where the node was killed
+//! before it could note that, the process is the one that was started with the machine's name, which nobody else has.
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -47,8 +49,21 @@ impl Note {
         Some(Self { pid: pid.parse().ok()?, started: started.parse().ok()? })
     }
 
+    /// The one that was started for a machine of this name.
+    fn find(folder: &Path) -> Option<Self> {
+        let name = folder.file_name()?.as_encoded_bytes();
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let is_meant = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = line.split(|byte| *byte == 0);
+            words.by_ref().any(|word| word == b"--id") && words.next() == Some(name)
+        };
+        pids.find(is_meant).and_then(|pid| Self::of(pid).ok())
+    }
+
     /// Kills it, if it still is the same, and gives what tells of its end.
-    fn kill(self) -> Option<std::os::fd::OwnedFd> {
+    fn kill(self) -> Option<OwnedFd> {
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?).filter(|_| self.pid > 1)?;
         // Opened before it is looked at: from then on nobody else can be meant.
         let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
@@ -61,11 +76,22 @@ impl Note {
     }
 }
 
+/// Kills all monitors in the folder of machines; with what tells of their ends, and their folders.
+fn kill_all(machines: &Path) -> Vec<(Option<OwnedFd>, PathBuf)> {
+    let folders = fs::read_dir(machines).into_iter().flatten().flatten().map(|entry| entry.path());
+    let known = |folder: &Path| Note::read(folder).or_else(|| Note::find(folder));
+    folders.map(|folder| (known(&folder).and_then(Note::kill), folder)).collect()
+}
+
+/// Kills all monitors in the folder of machines. Their folders stay.
+pub(super) fn kill(machines: &Path) {
+    drop(kill_all(machines));
+}
+
 /// Ends and removes everything in the folder of machines. A machine that does not end keeps its folder.
 pub(super) fn reclaim(machines: &Path) {
-    let folders = fs::read_dir(machines).into_iter().flatten().flatten().map(|entry| entry.path());
     // All are killed before the first is waited for.
-    let killed: Vec<_> = folders.map(|folder| (Note::read(&folder).and_then(Note::kill), folder)).collect();
+    let killed = kill_all(machines);
     let until = Instant::now() + GONE;
     for (process, folder) in killed {
         if process.is_some_and(|process| !ends(&process, until)) {
@@ -76,7 +102,7 @@ pub(super) fn reclaim(machines: &Path) {
     }
 }
 
-fn ends(process: &std::os::fd::OwnedFd, until: Instant) -> bool {
+fn ends(process: &OwnedFd, until: Instant) -> bool {
     let left = until.saturating_duration_since(Instant::now());
     let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
     let mut polled = [PollFd::new(process, PollFlags::IN)];
@@ -107,6 +133,23 @@ mod tests {
         assert_eq!(fs::read_dir(machines.path()).unwrap().count(), 0);
         stranger.kill().unwrap();
         stranger.wait().unwrap();
+    }
+
+    #[test]
+    fn a_monitor_that_was_not_noted_is_known_by_its_machines_name() {
+        let machines = tempfile::tempdir().unwrap();
+        let name = crate::agent::new_id();
+        fs::create_dir(machines.path().join(&name)).unwrap();
+        let start = |words: [&str; 2]| {
+            let script = ["-c", "read line; exit", "monitor"];
+            Command::new("/bin/sh").args(script).args(words).stdin(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        let (mut ours, mut other) = (start(["--id", &name]), start(["--not", &name]));
+        reclaim(machines.path());
+        assert!(!ours.wait().unwrap().success());
+        assert!(other.try_wait().unwrap().is_none());
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     #[test]
