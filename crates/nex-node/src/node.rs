@@ -34,6 +34,7 @@ use crate::sandbox::Places;
 use crate::state::StateDir;
 use crate::workload::Record;
 use crate::workload::actor::{self, Shared};
+use crate::workload::budget::Budget;
 use crate::workload::table::Table;
 use crate::{LogLine, NodeError, Overrides, host, sandbox};
 
@@ -88,6 +89,7 @@ impl Node {
         let shared = Arc::new(Shared {
             artifacts: ArtifactCache::new(state.path("artifacts"), config.artifact_cache_bytes),
             compiled: CompiledStore::new(state.path("compiled-guest")),
+            budget: Budget::new(config.functions.max_pending_bytes),
             table: Table::new(config.node_limits, config.allow_duplicate_workloads),
             publisher: Publisher::spawn(nats.client.clone(), &node_id),
             services: HostServices::on_nats(nats.client.clone(), config.host_services.settings.clone()),

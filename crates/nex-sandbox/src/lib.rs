@@ -11,6 +11,7 @@ pub mod agent;
 pub mod backoff;
 pub mod cgroup;
 mod child;
+mod demand;
 pub mod memory;
 pub mod microvm;
 pub mod pool;

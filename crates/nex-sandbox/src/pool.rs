@@ -1,8 +1,9 @@
 //! The warm pool: ready agents, handed over one by one.
 //!
-//! One task owns the pool. Its life is a loop over four events: an agent became ready or failed to, a taker asks, a
-//! ready agent was lost, the pool closes. It keeps `size` agents ready and prepares more for takers who wait, with at
-//! most `parallel` preparations at a time. A preparation that fails is retried after a backoff, for ever: a node with
+//! One task owns the pool. Its life is a loop over five events: an agent became ready or failed to, a taker asks, a
+//! ready agent was lost, a demand fades, the pool closes. It keeps `size` agents ready, and as many as `parallel` more while
+//! takers have to wait again and again ([`crate::demand`]); it prepares more for takers who wait, with at most `parallel`
+//! preparations at a time. A preparation that fails is retried after a backoff, for ever: a node with
 //! a broken agent stays up, says so in its log, and refuses deploys.
 //!
 //! Promises: a taker gets a ready agent of its own or, after its own bounded wait, [`PoolExhausted`]; takers are
@@ -15,10 +16,11 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::demand::Demand;
 use crate::{Agent, Backoff, PrepareError, Sandbox};
 
 /// How a pool behaves.
@@ -41,6 +43,16 @@ pub struct PoolStatus {
     pub last_error: Option<String>,
     /// How often somebody had to wait for an agent while nobody else did.
     pub shortages: u64,
+    /// Agents that are kept ready now: the pool's size, and more while there is a demand.
+    pub target: usize,
+    /// Agents that were handed over.
+    pub claims: u64,
+    /// Of these, those who had to wait for one.
+    pub misses: u64,
+    /// Preparations that failed.
+    pub failures: u64,
+    /// Agents that were lost while they waited.
+    pub lost: u64,
 }
 
 /// No agent became ready in time.
@@ -86,6 +98,8 @@ impl Pool {
             waiting: VecDeque::new(),
             preparing: JoinSet::new(),
             failures: 0,
+            demand: Demand::new(settings.parallel),
+            surplus: JoinSet::new(),
             report,
         };
         let task = tokio::spawn(keeper.run(incoming, closing));
@@ -131,10 +145,20 @@ struct Keeper<S> {
     sandbox: Arc<S>,
     settings: PoolSettings,
     ready: VecDeque<Agent>,
-    waiting: VecDeque<oneshot::Sender<Agent>>,
+    waiting: VecDeque<Waiting>,
     preparing: JoinSet<Result<Agent, PrepareError>>,
     failures: u32,
+    demand: Demand,
+    /// Agents that nobody is going to want, which end.
+    surplus: JoinSet<()>,
     report: watch::Sender<PoolStatus>,
+}
+
+/// A taker.
+struct Waiting {
+    give: oneshot::Sender<Agent>,
+    /// Whether there was no agent when it came.
+    missed: bool,
 }
 
 impl<S: Sandbox> Keeper<S> {
@@ -143,29 +167,36 @@ impl<S: Sandbox> Keeper<S> {
             self.refill();
             let mut nobody_waited = false;
             let lost_tokens = self.ready.iter().map(|agent| agent.lost.clone()).collect();
+            let fading = self.demand.fades_at();
             tokio::select! {
                 _ = &mut closing => break,
                 claim = claims.recv() => match claim {
                     Some(claim) => {
-                        self.waiting.retain(|claim| !claim.is_closed());
+                        self.waiting.retain(|waiting| !waiting.give.is_closed());
                         nobody_waited = self.waiting.is_empty();
-                        self.waiting.push_back(claim);
+                        let missed = self.ready.is_empty();
+                        self.waiting.push_back(Waiting { give: claim, missed });
                     }
                     None => break,
                 },
                 Some(done) = self.preparing.join_next() => self.prepared(done),
                 () = any_cancelled(lost_tokens) => self.drop_lost(),
+                () = at(fading) => self.demand.fade(Instant::now()),
+                Some(_) = self.surplus.join_next() => {}
             }
             self.serve();
             self.report_status(nobody_waited && !self.waiting.is_empty());
         }
         self.preparing.shutdown().await;
-        let mut ending: JoinSet<()> = self.ready.drain(..).map(Agent::destroy).collect();
-        while ending.join_next().await.is_some() {}
+        for agent in self.ready.drain(..) {
+            self.surplus.spawn(agent.destroy());
+        }
+        while self.surplus.join_next().await.is_some() {}
         self.sandbox.close().await;
     }
 
     fn drop_lost(&mut self) {
+        let before = self.ready.len();
         self.ready.retain(|agent| {
             let lost = agent.lost.is_cancelled();
             if lost {
@@ -173,13 +204,22 @@ impl<S: Sandbox> Keeper<S> {
             }
             !lost
         });
+        let lost = before - self.ready.len();
+        if lost > 0 {
+            self.report.send_modify(|status| status.lost += lost as u64);
+        }
     }
 
     /// Starts preparations until ready and coming agents cover the pool's size and those who wait.
     fn refill(&mut self) {
         // Those who gave up are not waited for.
-        self.waiting.retain(|claim| !claim.is_closed());
-        let wanted = self.settings.size + self.waiting.len();
+        self.waiting.retain(|waiting| !waiting.give.is_closed());
+        let target = self.settings.size + self.demand.ahead();
+        while self.ready.len() > target {
+            // The newest: those who waited longest have shown that they live.
+            self.surplus.extend(self.ready.pop_back().map(Agent::destroy));
+        }
+        let wanted = target + self.waiting.len();
         let parallel = if self.failures > 0 { 1 } else { self.settings.parallel.max(1) };
         while self.ready.len() + self.preparing.len() < wanted && self.preparing.len() < parallel {
             let sandbox = Arc::clone(&self.sandbox);
@@ -209,27 +249,50 @@ impl<S: Sandbox> Keeper<S> {
     fn failed(&mut self, error: &str) {
         self.failures = self.failures.saturating_add(1);
         warn!(error, failures = self.failures, "could not prepare an agent; trying again");
-        self.report.send_modify(|status| status.last_error = Some(error.to_owned()));
+        self.report.send_modify(|status| {
+            status.last_error = Some(error.to_owned());
+            status.failures += 1;
+        });
     }
 
     /// Gives ready agents to those who wait, in order.
     fn serve(&mut self) {
         self.drop_lost();
         while !self.ready.is_empty() {
-            let Some(claim) = self.waiting.pop_front() else { break };
+            let Some(Waiting { give, missed }) = self.waiting.pop_front() else { break };
             let Some(agent) = self.ready.pop_front() else { break };
-            if let Err(agent) = claim.send(agent) {
-                self.ready.push_front(agent);
+            match give.send(agent) {
+                Ok(()) => {
+                    // Those who gave up are no demand.
+                    if missed {
+                        self.demand.shortage(Instant::now());
+                    }
+                    self.report.send_modify(|status| {
+                        status.claims += 1;
+                        status.misses += u64::from(missed);
+                    });
+                }
+                Err(agent) => self.ready.push_front(agent),
             }
         }
     }
 
     fn report_status(&self, short: bool) {
-        let ready = self.ready.len();
+        let (ready, target) = (self.ready.len(), self.settings.size + self.demand.ahead());
         self.report.send_if_modified(|status| {
             status.shortages += u64::from(short);
-            std::mem::replace(&mut status.ready, ready) != ready || short
+            let changed = (status.ready, status.target) != (ready, target);
+            (status.ready, status.target) = (ready, target);
+            changed || short
         });
+    }
+}
+
+/// Resolves at that moment; never when there is none.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -296,6 +359,24 @@ mod tests {
         assert!(pool.claim(Duration::from_millis(50)).await.is_err());
         assert_eq!(pool.status().shortages, 2);
         task.close().await;
+    }
+
+    #[tokio::test]
+    async fn more_agents_are_kept_ready_while_takers_have_to_wait_and_what_was_taken_is_counted() {
+        let (sandbox, pool, task) = pool(1);
+        let mut claims = JoinSet::new();
+        for _ in 0..6 {
+            let pool = pool.clone();
+            claims.spawn(async move { pool.claim(LONG).await });
+        }
+        let taken = claims.join_all().await;
+        assert!(taken.iter().all(Result::is_ok));
+        let status = pool.watch().wait_for(|status| status.ready == 3).await.unwrap().clone();
+        assert_eq!((status.target, status.claims), (3, 6), "two more than its size, as many as are prepared at a time");
+        assert!((1..=6).contains(&status.misses), "{status:?}");
+        drop(taken);
+        task.close().await;
+        assert_eq!(sandbox.alive(), 0);
     }
 
     #[tokio::test]

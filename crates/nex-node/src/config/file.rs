@@ -267,6 +267,7 @@ fn policies(root: &mut Section<'_>, config: &mut Config) {
         set(&mut config.functions.concurrency, concurrency.and_then(|n| u32::try_from(n).ok()));
         let pending = functions.take_in("max_pending", 0..=1_000_000);
         set(&mut config.functions.max_pending, pending.and_then(|n| usize::try_from(n).ok()));
+        set(&mut config.functions.max_pending_bytes, functions.take_in("max_pending_bytes", 1 << 20..=1 << 40));
         let instances = functions.take_in("max_instances", 1..=4096);
         set(&mut config.functions.max_instances, instances.and_then(|n| u32::try_from(n).ok()));
         millis(functions, "idle_timeout_ms", &mut config.functions.idle_timeout);

@@ -383,6 +383,8 @@ pub struct FunctionLimits {
     pub concurrency: u32,
     /// Calls of one function that may wait for their turn (`max_pending`, 1024).
     pub max_pending: usize,
+    /// Bytes of messages that all functions together hold, running and waiting (`max_pending_bytes`, 256 MiB).
+    pub max_pending_bytes: u64,
     /// Agents that one function has at most (`max_instances`, 1).
     pub max_instances: u32,
     /// Time without a call after which a function has no agents (`idle_timeout_ms`, 300000); zero keeps them.
@@ -477,6 +479,7 @@ impl Default for Config {
                 timeout: Duration::from_millis(5000),
                 concurrency: 32,
                 max_pending: 1024,
+                max_pending_bytes: 256 << 20,
                 max_instances: 1,
                 idle_timeout: Duration::from_secs(300),
                 script_bytes: 1 << 20,

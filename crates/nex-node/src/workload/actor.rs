@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use super::assignment::Assignment;
 use super::attend::Hosted;
+use super::budget::Budget;
 use super::call::Instance;
 use super::gate::Gate;
 use super::table::{Table, Workload};
@@ -69,6 +70,8 @@ pub struct Shared {
     pub pool: Pool,
     /// All workloads.
     pub table: Table,
+    /// Bytes of messages in functions.
+    pub budget: Arc<Budget>,
     /// Events and logs.
     pub publisher: Publisher,
     /// Host services on the node's own connection.
@@ -129,13 +132,15 @@ fn spawn(shared: &Arc<Shared>, id: String, spec: Spec, origin: Origin) -> Result
     let counters = Arc::new(Counters::default());
     let (status, status_seen) = watch::channel(Status { state: State::Fetching, restarts: 0, agents: 0 });
     let (stop, stops) = mpsc::channel(4);
-    let workload = Arc::new(Workload::new(id.clone(), Arc::clone(&spec), status_seen, Arc::clone(&counters), stop));
+    let gate = Gate::new(spec.function_limits(&shared.config), Arc::clone(&shared.budget));
+    let seen = (status_seen, Arc::clone(&counters), Arc::clone(&gate));
+    let workload = Arc::new(Workload::new(id.clone(), Arc::clone(&spec), seen, stop));
     shared.table.insert(Arc::clone(&workload))?;
     let (started, starting) = oneshot::channel();
     let function = Arc::new(Function {
         id: id.clone(),
         spec: Arc::clone(&spec),
-        gate: Gate::new(spec.function_limits(&shared.config)),
+        gate,
         counters,
         publisher: shared.publisher.clone(),
     });

@@ -16,6 +16,7 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nex_host_services::HostServices;
@@ -32,9 +33,9 @@ use super::assignment::Assignment;
 use super::attend::Hosted;
 use super::call::Instance;
 use super::gate::Gate;
-use super::millis;
 use super::scale::{Bounds, Scaler, Step};
-use super::trigger::Triggers;
+use super::trigger::{Function, Triggers};
+use super::{Counters, millis};
 use crate::artifact::Artifact;
 
 impl Actor {
@@ -43,7 +44,7 @@ impl Actor {
         let (Some(artifact), Some(services)) = (self.artifact.clone(), self.services.clone()) else {
             return Ended::NotStarted(Fault::new(Code::Internal, "Failed to deploy workload: it has no artifact"));
         };
-        let mut fleet = Fleet::new(self.assignment(), Arc::clone(&self.function.gate), artifact, services);
+        let mut fleet = Fleet::new(self.assignment(), &self.function, artifact, services);
         if let Some(hosted) = first {
             fleet.add(hosted);
         }
@@ -83,6 +84,7 @@ impl Actor {
 struct Fleet {
     assignment: Assignment,
     gate: Arc<Gate>,
+    counters: Arc<Counters>,
     artifact: Artifact,
     services: HostServices,
     scaler: Scaler,
@@ -124,13 +126,14 @@ enum Happening {
 }
 
 impl Fleet {
-    fn new(assignment: Assignment, gate: Arc<Gate>, artifact: Artifact, services: HostServices) -> Self {
+    fn new(assignment: Assignment, function: &Function, artifact: Artifact, services: HostServices) -> Self {
         let limits = assignment.spec.function_limits(&assignment.shared.config);
         let idle = (!limits.idle_timeout.is_zero()).then_some(limits.idle_timeout);
         let max = usize::try_from(limits.max_instances).unwrap_or(1).max(1);
         Self {
             assignment,
-            gate,
+            gate: Arc::clone(&function.gate),
+            counters: Arc::clone(&function.counters),
             artifact,
             services,
             scaler: Scaler::new(Bounds { max, idle }),
@@ -171,6 +174,7 @@ impl Fleet {
                 (self.failures, self.not_before) = (0, None);
                 let before = self.members.len();
                 self.add(*hosted);
+                self.count(took);
                 self.tell(before, self.reason, Some(took), String::new());
                 None
             }
@@ -280,6 +284,14 @@ impl Fleet {
             }
             !meant
         });
+    }
+
+    /// An agent came, for which somebody waited.
+    fn count(&self, took: Duration) {
+        let arrived = if self.reason == ScaleReason::Queue { &self.counters.grown } else { &self.counters.cold_starts };
+        arrived.fetch_add(1, Ordering::Relaxed);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.counters.starting_ns.fetch_add(nanos, Ordering::Relaxed);
     }
 
     /// Says that the function has another number of agents.

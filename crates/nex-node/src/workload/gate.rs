@@ -5,7 +5,7 @@
 //!      -> else it waits, first come, first served, at most `max_pending` of them -> a turn that comes free, or a new agent
 //!      -> else it is refused at once
 //! ```
-//! All waiting is inside the call's deadline. The gate starts and ends no agents: it says what there is to do ([`Gate::load`],
+//! All waiting is inside the call's deadline, and bounded in number and, for all functions together, in bytes. The gate starts and ends no agents: it says what there is to do ([`Gate::load`],
 //! [`Gate::called_for`]), and [`super::fleet`] acts. Its lock is held for look-ups only.
 //!
 //! Promises: no agent has more than `concurrency` calls; an agent that was taken out gets no more of them; nobody who waits
@@ -20,6 +20,7 @@ use nex_protocol::link::message::{Failure, FailureKind, Headers};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::budget::Budget;
 use super::call::{Instance, Timed};
 use super::scale::Load;
 use crate::config::FunctionLimits;
@@ -28,6 +29,7 @@ use crate::config::FunctionLimits;
 #[derive(Debug)]
 pub struct Gate {
     inner: Mutex<Inner>,
+    budget: Arc<Budget>,
     limits: FunctionLimits,
     /// Told when a call has to wait.
     called_for: Notify,
@@ -83,8 +85,8 @@ fn overloaded(text: &str) -> Failure {
 }
 
 impl Gate {
-    /// A gate to no agent yet.
-    pub fn new(limits: FunctionLimits) -> Arc<Self> {
+    /// A gate to no agent yet. All gates of a node share the budget.
+    pub fn new(limits: FunctionLimits, budget: Arc<Budget>) -> Arc<Self> {
         let inner = Inner {
             seats: Vec::new(),
             waiting: VecDeque::new(),
@@ -93,7 +95,7 @@ impl Gate {
             last: Instant::now(),
             closed: false,
         };
-        Arc::new(Self { inner: Mutex::new(inner), limits, called_for: Notify::new(), quiet: Notify::new() })
+        Arc::new(Self { inner: Mutex::new(inner), budget, limits, called_for: Notify::new(), quiet: Notify::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -107,6 +109,12 @@ impl Gate {
     /// Runs one call.
     pub async fn call(self: &Arc<Self>, subject: String, headers: Headers, payload: Bytes) -> Timed {
         let deadline = Instant::now() + self.limits.timeout;
+        let Some(_share) = self.budget.take(payload.len()) else {
+            return (
+                0,
+                Err(overloaded("this node holds as many bytes of messages as it may (functions.max_pending_bytes)")),
+            );
+        };
         let turn = match self.admit() {
             Admission::Now(turn) => turn,
             Admission::Refused(failure) => return (0, Err(failure)),
@@ -244,6 +252,12 @@ impl Gate {
         }
     }
 
+    /// Calls that run and calls that wait.
+    pub fn in_work(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.running, inner.waiting.len())
+    }
+
     /// Waits until no call runs and none waits, but not longer than `within`.
     pub(super) async fn drained(&self, within: Duration) {
         let drained = async {
@@ -336,7 +350,7 @@ mod tests {
     }
 
     fn with_agent(limits: FunctionLimits) -> (Arc<Gate>, Agent) {
-        let (gate, agent) = (Gate::new(limits), Agent::new());
+        let (gate, agent) = (Gate::new(limits, Budget::new(1 << 20)), Agent::new());
         gate.add(Arc::clone(&agent.instance));
         (gate, agent)
     }
@@ -402,6 +416,16 @@ mod tests {
         let call = agent.next_call().await;
         assert_eq!(kind(running.await.unwrap()), FailureKind::Timeout);
         assert!(!agent.instance.settle(call, (1, Ok((vec![], Bytes::new())))), "too late");
+    }
+
+    #[tokio::test]
+    async fn a_message_for_which_the_node_has_no_room_is_refused_at_once() {
+        let (gate, mut agent) = with_agent(limits(2, 2, 5000));
+        let large = Bytes::from(vec![0; 1 << 20]);
+        assert_eq!(kind(gate.call("s".into(), vec![], large).await), FailureKind::Overloaded);
+        let small = start(&gate).await;
+        agent.answer().await;
+        assert!(small.await.unwrap().1.is_ok());
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@
 pub mod actor;
 mod assignment;
 mod attend;
+pub mod budget;
 pub mod call;
 mod credentials;
 mod fleet;
@@ -191,4 +192,10 @@ pub struct Counters {
     pub failed: AtomicU64,
     /// Nanoseconds spent in the engine.
     pub runtime_ns: AtomicU64,
+    /// Agents that came because a call found none.
+    pub cold_starts: AtomicU64,
+    /// Agents that came because calls queued.
+    pub grown: AtomicU64,
+    /// Nanoseconds from when these agents were wanted until they took calls.
+    pub starting_ns: AtomicU64,
 }

@@ -10,6 +10,7 @@ use nex_protocol::{Code, Fault, Namespace};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::actor::Stop;
+use super::gate::Gate;
 use super::{Counters, Spec, State, Status};
 use crate::artifact::Artifact;
 use crate::config::NodeLimits;
@@ -25,6 +26,8 @@ pub struct Workload {
     pub status: watch::Receiver<Status>,
     /// Counters of its calls.
     pub counters: Arc<Counters>,
+    /// Where its calls wait, if it is a function.
+    pub gate: Arc<Gate>,
     /// To its actor.
     stops: mpsc::Sender<Stop>,
     /// Size that was admitted and digest; none until its artifact is known.
@@ -36,11 +39,10 @@ impl Workload {
     pub fn new(
         id: String,
         spec: Arc<Spec>,
-        status: watch::Receiver<Status>,
-        counters: Arc<Counters>,
+        (status, counters, gate): (watch::Receiver<Status>, Arc<Counters>, Arc<Gate>),
         stops: mpsc::Sender<Stop>,
     ) -> Self {
-        Self { id, spec, status, counters, stops, artifact: Mutex::default() }
+        Self { id, spec, status, counters, gate, stops, artifact: Mutex::default() }
     }
 
     /// Ends it, and waits until it is gone. One that ends by itself at the same moment is as good.
