@@ -204,7 +204,9 @@ pub(crate) fn pool(
     cgroups: Option<Arc<Cgroups>>,
 ) -> Result<(Pool, Places), NodeError> {
     let backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(30) };
-    let settings = PoolSettings { size: config.machine_pool_size, parallel: PARALLEL, backoff };
+    // As long as a busy agent has: three pings of those in use.
+    let ping_timeout = config.agent_ping_timeout * 3;
+    let settings = PoolSettings { size: config.machine_pool_size, parallel: PARALLEL, backoff, ping_timeout };
     let log_filter = std::env::var("NEX_AGENT_LOG").unwrap_or_else(|_| "warn".to_owned());
     let failed = |source: std::io::Error| NodeError::Agents(source.to_string());
     if config.no_sandbox {

@@ -54,6 +54,23 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Whether it answers a ping in time. It must host nothing yet.
+    pub(crate) async fn answers(&mut self, within: Duration) -> bool {
+        const PING: u64 = 0;
+        let answered = async {
+            self.sender.send(ToAgent::Ping(PING)).await.ok()?;
+            loop {
+                match self.receiver.receive().await {
+                    Ok(Some(ToNode::Pong(PING))) => return Some(()),
+                    // It may have something to say, and nothing else.
+                    Ok(Some(ToNode::Log { .. })) => {}
+                    _ => return None,
+                }
+            }
+        };
+        matches!(timeout(within, answered).await, Ok(Some(())))
+    }
+
     /// Ends the agent: closes its link, which tells it to end, and waits until its place is gone.
     pub async fn destroy(self) {
         let Agent { sender, receiver, place, .. } = self;

@@ -11,7 +11,6 @@ pub mod agent;
 pub mod backoff;
 pub mod cgroup;
 mod child;
-mod demand;
 pub mod memory;
 pub mod microvm;
 pub mod pool;

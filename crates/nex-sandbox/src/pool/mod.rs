@@ -1,27 +1,28 @@
 //! The warm pool: ready agents, handed over one by one.
 //!
-//! One task owns the pool. Its life is a loop over five events: an agent became ready or failed to, a taker asks, a
-//! ready agent was lost, a demand fades, the pool closes. It keeps `size` agents ready, and as many as `parallel` more while
-//! takers have to wait again and again ([`crate::demand`]); it prepares more for takers who wait, with at most `parallel`
+//! One task owns the pool. Its life is a loop over six events: an agent became ready or failed to, a taker asks, a
+//! ready agent was lost, ready agents are to be pinged, a demand fades, the pool closes. It keeps `size` agents ready, and as many as `parallel` more while
+//! takers have to wait again and again ([`demand`]); it prepares more for takers who wait, with at most `parallel`
 //! preparations at a time. A preparation that fails is retried after a backoff, for ever: a node with
 //! a broken agent stays up, says so in its log, and refuses deploys.
+//!
+//! A ready agent that does not answer a ping hangs, which nobody would see before it is used: it is replaced.
 //!
 //! Promises: a taker gets a ready agent of its own or, after its own bounded wait, [`PoolExhausted`]; takers are
 //! served in the order they came; an agent is never handed to two; closing ends every agent that was not taken.
 
-use std::collections::VecDeque;
+mod demand;
+mod keeper;
+
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-use crate::demand::Demand;
-use crate::{Agent, Backoff, PrepareError, Sandbox};
+use crate::{Agent, Backoff, Sandbox};
+use keeper::Keeper;
 
 /// How a pool behaves.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +33,8 @@ pub struct PoolSettings {
     pub parallel: usize,
     /// Delays after failed preparations.
     pub backoff: Backoff,
+    /// Time that a ready agent has to answer a ping.
+    pub ping_timeout: Duration,
 }
 
 /// What a pool is doing.
@@ -91,18 +94,7 @@ impl Pool {
         let (claims, incoming) = mpsc::channel(64);
         let (report, status) = watch::channel(PoolStatus::default());
         let (close, closing) = oneshot::channel();
-        let keeper = Keeper {
-            sandbox,
-            settings,
-            ready: VecDeque::new(),
-            waiting: VecDeque::new(),
-            preparing: JoinSet::new(),
-            failures: 0,
-            demand: Demand::new(settings.parallel),
-            surplus: JoinSet::new(),
-            report,
-        };
-        let task = tokio::spawn(keeper.run(incoming, closing));
+        let task = tokio::spawn(Keeper::new(sandbox, settings, report).run(incoming, closing));
         (Pool { claims, status }, PoolTask { close, task })
     }
 
@@ -141,185 +133,20 @@ impl Pool {
     }
 }
 
-struct Keeper<S> {
-    sandbox: Arc<S>,
-    settings: PoolSettings,
-    ready: VecDeque<Agent>,
-    waiting: VecDeque<Waiting>,
-    preparing: JoinSet<Result<Agent, PrepareError>>,
-    failures: u32,
-    demand: Demand,
-    /// Agents that nobody is going to want, which end.
-    surplus: JoinSet<()>,
-    report: watch::Sender<PoolStatus>,
-}
-
-/// A taker.
-struct Waiting {
-    give: oneshot::Sender<Agent>,
-    /// Whether there was no agent when it came.
-    missed: bool,
-}
-
-impl<S: Sandbox> Keeper<S> {
-    async fn run(mut self, mut claims: mpsc::Receiver<oneshot::Sender<Agent>>, mut closing: oneshot::Receiver<()>) {
-        loop {
-            self.refill();
-            let mut nobody_waited = false;
-            let lost_tokens = self.ready.iter().map(|agent| agent.lost.clone()).collect();
-            let fading = self.demand.fades_at();
-            tokio::select! {
-                _ = &mut closing => break,
-                claim = claims.recv() => match claim {
-                    Some(claim) => {
-                        self.waiting.retain(|waiting| !waiting.give.is_closed());
-                        nobody_waited = self.waiting.is_empty();
-                        let missed = self.ready.is_empty();
-                        self.waiting.push_back(Waiting { give: claim, missed });
-                    }
-                    None => break,
-                },
-                Some(done) = self.preparing.join_next() => self.prepared(done),
-                () = any_cancelled(lost_tokens) => self.drop_lost(),
-                () = at(fading) => self.demand.fade(Instant::now()),
-                Some(_) = self.surplus.join_next() => {}
-            }
-            self.serve();
-            self.report_status(nobody_waited && !self.waiting.is_empty());
-        }
-        self.preparing.shutdown().await;
-        for agent in self.ready.drain(..) {
-            self.surplus.spawn(agent.destroy());
-        }
-        while self.surplus.join_next().await.is_some() {}
-        self.sandbox.close().await;
-    }
-
-    fn drop_lost(&mut self) {
-        let before = self.ready.len();
-        self.ready.retain(|agent| {
-            let lost = agent.lost.is_cancelled();
-            if lost {
-                warn!(agent = %agent.id, "an agent was lost while it waited in the pool; it is replaced");
-            }
-            !lost
-        });
-        let lost = before - self.ready.len();
-        if lost > 0 {
-            self.report.send_modify(|status| status.lost += lost as u64);
-        }
-    }
-
-    /// Starts preparations until ready and coming agents cover the pool's size and those who wait.
-    fn refill(&mut self) {
-        // Those who gave up are not waited for.
-        self.waiting.retain(|waiting| !waiting.give.is_closed());
-        let target = self.settings.size + self.demand.ahead();
-        while self.ready.len() > target {
-            // The newest: those who waited longest have shown that they live.
-            self.surplus.extend(self.ready.pop_back().map(Agent::destroy));
-        }
-        let wanted = target + self.waiting.len();
-        let parallel = if self.failures > 0 { 1 } else { self.settings.parallel.max(1) };
-        while self.ready.len() + self.preparing.len() < wanted && self.preparing.len() < parallel {
-            let sandbox = Arc::clone(&self.sandbox);
-            let delay = self.failures.checked_sub(1).map(|n| self.settings.backoff.jittered(n));
-            self.preparing.spawn(async move {
-                if let Some(delay) = delay {
-                    tokio::time::sleep(delay).await;
-                }
-                sandbox.prepare().await
-            });
-        }
-    }
-
-    fn prepared(&mut self, done: Result<Result<Agent, PrepareError>, tokio::task::JoinError>) {
-        match done {
-            Ok(Ok(agent)) => {
-                debug!(agent = %agent.id, "agent ready");
-                self.failures = 0;
-                self.report.send_modify(|status| status.last_error = None);
-                self.ready.push_back(agent);
-            }
-            Ok(Err(error)) => self.failed(&error.to_string()),
-            Err(error) => self.failed(&error.to_string()),
-        }
-    }
-
-    fn failed(&mut self, error: &str) {
-        self.failures = self.failures.saturating_add(1);
-        warn!(error, failures = self.failures, "could not prepare an agent; trying again");
-        self.report.send_modify(|status| {
-            status.last_error = Some(error.to_owned());
-            status.failures += 1;
-        });
-    }
-
-    /// Gives ready agents to those who wait, in order.
-    fn serve(&mut self) {
-        self.drop_lost();
-        while !self.ready.is_empty() {
-            let Some(Waiting { give, missed }) = self.waiting.pop_front() else { break };
-            let Some(agent) = self.ready.pop_front() else { break };
-            match give.send(agent) {
-                Ok(()) => {
-                    // Those who gave up are no demand.
-                    if missed {
-                        self.demand.shortage(Instant::now());
-                    }
-                    self.report.send_modify(|status| {
-                        status.claims += 1;
-                        status.misses += u64::from(missed);
-                    });
-                }
-                Err(agent) => self.ready.push_front(agent),
-            }
-        }
-    }
-
-    fn report_status(&self, short: bool) {
-        let (ready, target) = (self.ready.len(), self.settings.size + self.demand.ahead());
-        self.report.send_if_modified(|status| {
-            status.shortages += u64::from(short);
-            let changed = (status.ready, status.target) != (ready, target);
-            (status.ready, status.target) = (ready, target);
-            changed || short
-        });
-    }
-}
-
-/// Resolves at that moment; never when there is none.
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Resolves when one of the tokens is cancelled; never when there is none.
-async fn any_cancelled(tokens: Vec<CancellationToken>) {
-    let mut cancelled: Vec<_> = tokens.into_iter().map(|token| Box::pin(token.cancelled_owned())).collect();
-    std::future::poll_fn(move |cx| {
-        if cancelled.iter_mut().any(|token| token.as_mut().poll(cx).is_ready()) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::memory::MemorySandbox;
+    use nex_protocol::link::message::{ToAgent, ToNode};
+    use tokio::task::JoinSet;
 
     const LONG: Duration = Duration::from_secs(5);
 
     fn pool(size: usize) -> (Arc<MemorySandbox>, Pool, PoolTask) {
         let sandbox = Arc::new(MemorySandbox::default());
         let backoff = Backoff { base: Duration::from_millis(1), cap: Duration::from_millis(2) };
-        let (pool, task) = Pool::spawn(Arc::clone(&sandbox), PoolSettings { size, parallel: 2, backoff });
+        let (pool, task) =
+            Pool::spawn(Arc::clone(&sandbox), PoolSettings { size, parallel: 2, backoff, ping_timeout: LONG });
         (sandbox, pool, task)
     }
 
@@ -400,6 +227,22 @@ mod tests {
         sandbox.lose_all();
         let agent = pool.claim(LONG).await.unwrap();
         assert!(!agent.lost.is_cancelled());
+        task.close().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_hangs_while_it_waits_is_replaced_and_one_that_answers_is_not() {
+        let (sandbox, pool, task) = pool(1);
+        pool.watch().wait_for(|status| status.ready == 1).await.unwrap();
+        let (sender, mut pings) = sandbox.far_ends().pop().unwrap();
+        for _ in 0..2 {
+            assert_eq!(pings.receive().await.unwrap(), Some(ToAgent::Ping(0)));
+            sender.send(ToNode::Pong(0)).await.unwrap();
+        }
+        assert_eq!(pool.status().lost, 0);
+        assert_eq!(pings.receive().await.unwrap(), Some(ToAgent::Ping(0)), "which is not answered");
+        pool.watch().wait_for(|status| status.lost == 1 && status.ready == 1).await.unwrap();
+        assert_eq!(pings.receive().await.unwrap(), None);
         task.close().await;
     }
 

@@ -12,7 +12,7 @@ const FORGET: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Demand {
+pub(super) struct Demand {
     most: usize,
     ahead: usize,
     last: Option<Instant>,
@@ -20,12 +20,12 @@ pub(crate) struct Demand {
 
 impl Demand {
     /// No demand yet; never more than so many agents ahead of it.
-    pub(crate) fn new(most: usize) -> Self {
+    pub(super) fn new(most: usize) -> Self {
         Self { most, ahead: 0, last: None }
     }
 
     /// A taker had to wait.
-    pub(crate) fn shortage(&mut self, now: Instant) {
+    pub(super) fn shortage(&mut self, now: Instant) {
         if self.last.is_some_and(|last| now.duration_since(last) < FORGET) {
             self.ahead = (self.ahead + 1).min(self.most);
         }
@@ -33,17 +33,17 @@ impl Demand {
     }
 
     /// Agents to keep ready beyond the pool's size.
-    pub(crate) fn ahead(&self) -> usize {
+    pub(super) fn ahead(&self) -> usize {
         self.ahead
     }
 
     /// When there will be one less; none when there is no demand.
-    pub(crate) fn fades_at(&self) -> Option<Instant> {
+    pub(super) fn fades_at(&self) -> Option<Instant> {
         self.last.filter(|_| self.ahead > 0).map(|last| last + FORGET)
     }
 
     /// To be told when that moment has come.
-    pub(crate) fn fade(&mut self, now: Instant) {
+    pub(super) fn fade(&mut self, now: Instant) {
         if self.fades_at().is_some_and(|at| now >= at) {
             self.ahead -= 1;
             self.last = Some(now);
