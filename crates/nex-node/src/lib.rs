@@ -14,6 +14,7 @@ pub mod embedded;
 pub mod host;
 pub mod lame_duck;
 mod node;
+pub mod pools;
 pub mod publisher;
 pub mod sandbox;
 pub mod state;

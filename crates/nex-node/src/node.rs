@@ -83,7 +83,7 @@ impl Node {
         };
         let deno = host::deno(&config).ok();
         let types = types(&config, deno.is_some() || !config.no_sandbox);
-        let (pool, places) = sandbox::pool(&config, &state, deno, cgroups)?;
+        let (pools, places) = sandbox::pools(&config, &state, deno, cgroups)?;
 
         let tags = host::tags(&config, &node_id);
         let shared = Arc::new(Shared {
@@ -95,7 +95,7 @@ impl Node {
             services: HostServices::on_nats(nats.client.clone(), config.host_services.settings.clone()),
             nats,
             state,
-            pool,
+            pools,
             config,
             lame_duck: LameDuck::default(),
             no_cgroups,
@@ -125,7 +125,7 @@ impl Node {
         tokio::spawn(tell_when_empty(Arc::clone(&shared)));
         let mut shutdown = std::pin::pin!(shutdown);
         tokio::select! {
-            first = shared.pool.first_result() => match first.last_error {
+            first = shared.pools.usual().first_result() => match first.last_error {
                 None => info!("received agent handshake; the pool is filling"),
                 Some(reason) => error!(reason, "agents do not start; deploys are refused until they do"),
             },
@@ -252,7 +252,7 @@ async fn heartbeat(control: Arc<Control>) {
 
 /// The event of a pool that had nothing for somebody: one each time that begins.
 async fn tell_when_empty(shared: Arc<Shared>) {
-    let mut pool = shared.pool.watch();
+    let mut pool = shared.pools.usual().watch();
     let mut told = 0;
     while pool.changed().await.is_ok() {
         let status = pool.borrow_and_update().clone();

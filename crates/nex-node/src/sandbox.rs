@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nex_network::{Mode, Network, NetworkSettings};
+use nex_protocol::control::limits::WorkloadLimits;
 use nex_sandbox::microvm::firecracker::jail::JailSettings;
 use nex_sandbox::microvm::firecracker::model::{RateLimiter, TokenBucket};
 use nex_sandbox::microvm::firecracker::{Firecracker, FirecrackerError, FirecrackerSettings, release};
@@ -18,7 +19,8 @@ use nex_sandbox::pool::PoolTask;
 use nex_sandbox::{Backoff, Cgroups, MachineSandbox, Pool, PoolSettings, ProcessSandbox, ProcessSettings};
 use tracing::warn;
 
-use crate::config::{self, CNI_CONF, Config, NetworkKind, Scratch, Vmm};
+use crate::config::{self, CNI_CONF, Config, GUEST_OVERHEAD, MachineTemplate, NetworkKind, Scratch, Vmm};
+use crate::pools::Pools;
 use crate::state::StateDir;
 use crate::{NodeError, host};
 
@@ -30,9 +32,6 @@ const AGENT: u64 = 16;
 
 /// Memory of a monitor itself, with the code it has translated, MiB.
 const MONITOR: u64 = 128;
-
-/// Memory that a guest needs besides its workload, MiB.
-const GUEST_OVERHEAD: u64 = 64;
 
 /// What keeps the configured sandbox from working here; empty when nothing does.
 pub fn problems(config: &Config) -> Vec<String> {
@@ -79,9 +78,10 @@ fn firecracker_problems(config: &Config) -> Vec<String> {
             problems.push(FirecrackerError::NotRoot.to_string());
         }
     }
-    if config.machine_template.vcpu_count > MOST_VCPUS {
-        problems
-            .push(format!("machine_template.vcpu_count: Firecracker gives a machine {MOST_VCPUS} processors at most"));
+    if config.all_templates().any(|template| template.vcpu_count > MOST_VCPUS) {
+        problems.push(format!(
+            "vcpu_count of a machine template: Firecracker gives a machine {MOST_VCPUS} processors at most"
+        ));
     }
     if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         let help = match error.kind() {
@@ -100,7 +100,7 @@ fn firecracker_problems(config: &Config) -> Vec<String> {
 
 /// The pool of agents, and what their places share.
 pub(crate) struct Places {
-    task: PoolTask,
+    tasks: Vec<PoolTask>,
     network: Option<Arc<Network>>,
     reaper: Option<Reaper>,
 }
@@ -108,7 +108,9 @@ pub(crate) struct Places {
 impl Places {
     /// Ends all agents that nobody took, and removes what was made for them.
     pub(crate) async fn close(self) {
-        self.task.close().await;
+        for task in self.tasks {
+            task.close().await;
+        }
         // The sandbox had the other one.
         if let Some(network) = self.network.and_then(Arc::into_inner) {
             network.close().await;
@@ -161,17 +163,17 @@ fn absolute(path: PathBuf) -> Result<PathBuf, NodeError> {
     std::path::absolute(&path).map_err(|error| NodeError::Agents(format!("{}: {error}", path.display())))
 }
 
-fn scratch(config: &Config) -> ScratchSpace {
+fn scratch(config: &Config, template: MachineTemplate) -> ScratchSpace {
     match config.scratch {
-        None => ScratchSpace::Memory { mib: (config.machine_template.memsize_mib / 2).max(16) },
+        None => ScratchSpace::Memory { mib: (template.memsize_mib / 2).max(16) },
         Some(Scratch::Memory(mib)) => ScratchSpace::Memory { mib },
         Some(Scratch::Drive(mib)) => ScratchSpace::Drive { mib },
     }
 }
 
 /// Memory of a guest that its scratch space may take, MiB.
-fn scratch_memory_mib(config: &Config) -> u64 {
-    match scratch(config) {
+fn scratch_memory_mib(config: &Config, template: MachineTemplate) -> u64 {
+    match scratch(config, template) {
         ScratchSpace::Memory { mib } => mib,
         ScratchSpace::Drive { .. } => 0,
     }
@@ -189,20 +191,23 @@ fn limiter(config: &Config) -> Option<RateLimiter> {
 
 /// Memory that a service's control group has to allow beyond what the service asks for, MiB: the agent; in a microVM also the
 /// guest's kernel, what it keeps in memory, and the monitor.
-pub fn overhead_mib(config: &Config) -> u64 {
-    if config.no_sandbox { AGENT } else { AGENT + GUEST_OVERHEAD + scratch_memory_mib(config) + MONITOR }
+pub fn overhead_mib(config: &Config, limits: &WorkloadLimits) -> u64 {
+    if config.no_sandbox {
+        return AGENT;
+    }
+    AGENT + GUEST_OVERHEAD + scratch_memory_mib(config, config.template_for(limits)) + MONITOR
 }
 
-/// Starts filling a pool of agents in the configured sandbox.
+/// Starts filling the pools of agents in the configured sandbox.
 ///
 /// # Errors
 /// [`NodeError`] when they could never start.
-pub(crate) fn pool(
+pub(crate) fn pools(
     config: &Config,
     state: &StateDir,
     deno: Option<PathBuf>,
     cgroups: Option<Arc<Cgroups>>,
-) -> Result<(Pool, Places), NodeError> {
+) -> Result<(Pools, Places), NodeError> {
     let backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(30) };
     // As long as a busy agent has: three pings of those in use.
     let ping_timeout = config.agent_ping_timeout * 3;
@@ -221,7 +226,7 @@ pub(crate) fn pool(
         })
         .map_err(failed)?;
         let (pool, task) = Pool::spawn(Arc::new(sandbox), settings);
-        return Ok((pool, Places { task, network: None, reaper: None }));
+        return Ok((Pools::new(pool, Vec::new()), Places { tasks: vec![task], network: None, reaper: None }));
     }
     let network = network(config, state)?;
     let machines = MachineSettings {
@@ -231,7 +236,7 @@ pub(crate) fn pool(
         root_image: absolute(config.root_image())?,
         memory_mib: config.machine_template.memsize_mib,
         vcpus: config.machine_template.vcpu_count,
-        scratch: scratch(config),
+        scratch: scratch(config, config.machine_template),
         network: network.clone(),
         rate_limiter: limiter(config),
         boot_arguments: config.boot_arguments.clone(),
@@ -242,8 +247,23 @@ pub(crate) fn pool(
     };
     let sandbox = MachineSandbox::new(machines, machine_monitor(config, state)?).map_err(failed)?;
     let reaper = reaper(config, state);
-    let (pool, task) = Pool::spawn(Arc::new(sandbox), settings);
-    Ok((pool, Places { task, network, reaper }))
+    let further: Vec<_> = config
+        .machine_templates
+        .iter()
+        .map(|further| {
+            let MachineTemplate { vcpu_count, memsize_mib } = further.template;
+            let sized = sandbox.sized(memsize_mib, vcpu_count, scratch(config, further.template));
+            (further.template, Pool::spawn(Arc::new(sized), PoolSettings { size: further.pool_size, ..settings }))
+        })
+        .collect();
+    let (usual, task) = Pool::spawn(Arc::new(sandbox), settings);
+    let mut tasks = vec![task];
+    let further = further.into_iter().map(|(template, (pool, task))| {
+        tasks.push(task);
+        (template, pool)
+    });
+    let pools = Pools::new(usual, further.collect());
+    Ok((pools, Places { tasks, network, reaper }))
 }
 
 /// Who ends jailed machines when the node is killed. Others the kernel ends.
@@ -287,8 +307,8 @@ fn machine_monitor(config: &Config, state: &StateDir) -> Result<Monitor, NodeErr
 
 /// Memory that a function may have in this sandbox, MiB, when it asks for nothing.
 pub fn function_memory_mib(config: &Config) -> u64 {
-    let memory = config.machine_template.memsize_mib;
-    if config.no_sandbox { memory } else { memory.saturating_sub(GUEST_OVERHEAD).max(16) }
+    let template = config.machine_template;
+    if config.no_sandbox { template.memsize_mib } else { template.for_workload_mib() }
 }
 
 /// Names of the monitor and of how it runs guests, for the node's tags; none without microVMs.

@@ -69,6 +69,25 @@ async fn a_javascript_function_runs_in_a_machine() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_workload_that_asks_for_more_than_the_usual_machine_has_gets_a_larger_one() -> Result<()> {
+    let Some(pieces) = pieces() else { return Ok(()) };
+    let larger = json!({"machine_templates": [{"vcpu_count": 1, "memsize_mib": 320}]});
+    let (world, mut logs) = machines(pieces, larger).await?;
+    let sha256 = world.put("large", &std::fs::read(&pieces.intruder)?).await?;
+    let mut deployment = world.deployment("large", WorkloadType::Native, &sha256)?;
+    deployment.argv = ["room", "stay"].map(str::to_owned).to_vec();
+    deployment.limits.memory_mib = Some(257);
+    let refused = world.send(&deployment).await.unwrap_err().to_string();
+    assert!(refused.contains("limits.memory_mib is 257, this node gives at most 256"), "{refused}");
+    deployment.limits.memory_mib = Some(256);
+    world.send(&deployment).await?;
+    let memory = line(&mut logs, "room").await?;
+    let kib: u64 = memory.split(' ').nth(1).context("a number")?.parse()?;
+    assert!((256 << 10..=320 << 10).contains(&kib), "{memory}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_last_words_and_the_status_of_a_service_that_ends_are_not_lost() -> Result<()> {
     let Some(pieces) = pieces() else { return Ok(()) };
     let (world, mut logs) = machines(pieces, json!({})).await?;

@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use super::reader::{Report, Section};
 use super::{
-    AutostartWorkload, Cni, Config, ConfigErrors, HostServices, JailerUsers, Loaded, MachineTemplate, NAMESPACE,
-    NetworkKind, NodeLimits, PublicNatsServer, RateLimiters, Scratch, TokenBucket, Vmm, WorkloadCaps, host_services,
+    AutostartWorkload, Cni, Config, ConfigErrors, FurtherTemplate, HostServices, JailerUsers, Loaded, MachineTemplate,
+    NAMESPACE, NetworkKind, NodeLimits, PublicNatsServer, RateLimiters, Scratch, TokenBucket, Vmm, WorkloadCaps,
+    host_services,
 };
 
 /// Keys of Go Nex that have no effect here, and why.
@@ -138,6 +139,16 @@ fn machines(root: &mut Section<'_>, config: &mut Config) {
         memsize_mib: template.take_in("memsize_mib", 32..=1 << 20).unwrap_or(256),
     });
     set(&mut config.machine_template, template);
+    let further = root.sections("machine_templates", |further| {
+        let template = MachineTemplate {
+            vcpu_count: further.take_in("vcpu_count", 1..=256).unwrap_or(1),
+            memsize_mib: further.take_in("memsize_mib", 32..=1 << 20).unwrap_or(256),
+        };
+        let pool_size =
+            further.take_in("pool_size", 0..=4096).and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
+        Some(FurtherTemplate { template, pool_size })
+    });
+    config.machine_templates = further;
     let defaults = config.cni.clone();
     let cni = root.section("cni", |cni| {
         let subnet: String = cni.take("subnet").unwrap_or_else(|| defaults.subnet.to_string());

@@ -6,10 +6,12 @@
 mod file;
 mod host_services;
 mod reader;
+mod templates;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+pub use templates::{FurtherTemplate, GUEST_OVERHEAD, MachineTemplate};
 
 use nex_network::{EgressPolicy, Ipv4Subnet};
 use nex_protocol::control::deploy::NatsConnection;
@@ -74,6 +76,8 @@ pub struct Config {
     pub machine_pool_size: usize,
     /// Size of a microVM; its memory also bounds a function outside of one (`machine_template`).
     pub machine_template: MachineTemplate,
+    /// Further sizes of microVMs, for workloads that ask for more (`machine_templates`).
+    pub machine_templates: Vec<FurtherTemplate>,
     /// How the microVMs' networks are made (`network`, `auto`).
     pub network: NetworkKind,
     /// Network of the microVMs (`cni`).
@@ -246,15 +250,6 @@ impl ServiceCredentials {
     }
 }
 
-/// Size of a microVM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MachineTemplate {
-    /// Virtual processors.
-    pub vcpu_count: u64,
-    /// Memory, MiB.
-    pub memsize_mib: u64,
-}
-
 /// Network of the microVMs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cni {
@@ -301,9 +296,9 @@ pub struct NodeLimits {
 /// The most that one workload may ask for. None: what a workload has that asks for nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WorkloadCaps {
-    /// Thousandths of a processor (`max_cpu_millis`, that of `machine_template.vcpu_count`).
+    /// Thousandths of a processor (`max_cpu_millis`, the most `vcpu_count` of a microVM).
     pub cpu_millis: Option<u64>,
-    /// Memory, MiB (`max_memory_mib`, `machine_template.memsize_mib`).
+    /// Memory, MiB (`max_memory_mib`, the most `memsize_mib` of a microVM).
     pub memory_mib: Option<u64>,
     /// Agents of one function (`max_instances`, `functions.max_instances`).
     pub instances: Option<u64>,
@@ -446,6 +441,7 @@ impl Default for Config {
             boot_timeout: Duration::from_secs(60),
             machine_pool_size: 1,
             machine_template: MachineTemplate { vcpu_count: 1, memsize_mib: 256 },
+            machine_templates: Vec::new(),
             network: NetworkKind::Auto,
             egress: EgressPolicy::default(),
             cni: Cni {

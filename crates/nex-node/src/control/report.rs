@@ -34,7 +34,7 @@ impl Control {
             memory: host::memory(),
             machines: self.shared.table.of(namespace).iter().map(|workload| summary(workload)).collect(),
             supported_workload_types: self.type_names().into_iter().map(str::to_owned).collect(),
-            available_agents: self.shared.pool.status().ready,
+            available_agents: self.shared.pools.usual().status().ready,
             allow_duplicate_workloads: Some(self.shared.config.allow_duplicate_workloads),
         }
     }

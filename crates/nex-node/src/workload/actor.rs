@@ -14,8 +14,8 @@ use nex_host_services::HostServices;
 use nex_protocol::event::Event;
 use nex_protocol::link::message::Exit;
 use nex_protocol::{Code, Fault};
+use nex_sandbox::Backoff;
 use nex_sandbox::agent::new_id;
-use nex_sandbox::{Backoff, Pool};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -33,6 +33,7 @@ use crate::compiled::CompiledStore;
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::lame_duck::LameDuck;
+use crate::pools::Pools;
 use crate::publisher::Publisher;
 use crate::state::StateDir;
 
@@ -67,7 +68,7 @@ pub struct Shared {
     /// What machines have compiled.
     pub compiled: CompiledStore,
     /// Ready agents.
-    pub pool: Pool,
+    pub pools: Pools,
     /// All workloads.
     pub table: Table,
     /// Bytes of messages in functions.

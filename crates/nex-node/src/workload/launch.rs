@@ -39,7 +39,8 @@ impl Assignment {
     /// The refusal; nothing is left then.
     pub(super) async fn launch(&self, artifact: &Artifact) -> Result<Hosted, Fault> {
         let environment = self.environment().await?;
-        let agent = self.shared.pool.claim(CLAIM_TIMEOUT).await.map_err(|error| {
+        let pool = self.shared.pools.of(&self.spec.limits, &self.shared.config);
+        let agent = pool.claim(CLAIM_TIMEOUT).await.map_err(|error| {
             Fault::new(Code::PoolExhausted, format!("Failed to get agent client from pool: {error}"))
         })?;
         let Agent { sender, receiver, lost, place, shares_files, .. } = agent;
@@ -137,7 +138,7 @@ impl Assignment {
         let memory = self.spec.limits.memory_mib.filter(|_| !self.spec.r#type.is_function());
         Resources {
             cpu_millis: self.spec.limits.cpu_millis,
-            memory_bytes: memory.map(|mib| (mib + sandbox::overhead_mib(&self.shared.config)) << 20),
+            memory_bytes: memory.map(|mib| (mib + sandbox::overhead_mib(&self.shared.config, &self.spec.limits)) << 20),
         }
     }
 

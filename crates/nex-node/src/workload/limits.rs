@@ -10,7 +10,7 @@ use nex_protocol::{Code, Fault, WorkloadType};
 
 use super::actor::Shared;
 use super::{Spec, millis};
-use crate::config::{Config, FunctionLimits};
+use crate::config::{Config, FunctionLimits, MachineTemplate};
 use crate::sandbox;
 
 /// Checks what a deploy asks for.
@@ -33,7 +33,7 @@ pub fn check(asked: &WorkloadLimits, kind: WorkloadType, shared: &Shared) -> Res
 
 fn within_policy(asked: &WorkloadLimits, kind: WorkloadType, config: &Config) -> Result<(), Fault> {
     let caps = [
-        ("cpu_millis", config.workload_limits.cpu_millis.unwrap_or(config.machine_template.vcpu_count * 1000)),
+        ("cpu_millis", cpu_cap(config)),
         ("memory_mib", memory_cap(config)),
         ("max_instances", config.workload_limits.instances.unwrap_or(config.functions.max_instances.into())),
         ("timeout_ms", config.workload_limits.timeout_ms.unwrap_or_else(|| millis(config.functions.timeout))),
@@ -61,9 +61,18 @@ fn within_policy(asked: &WorkloadLimits, kind: WorkloadType, config: &Config) ->
 
 /// What a machine does not have it cannot give, whatever the policy says.
 fn memory_cap(config: &Config) -> u64 {
-    let most = sandbox::function_memory_mib(config);
-    let policy = config.workload_limits.memory_mib.unwrap_or(most);
-    if config.no_sandbox { policy } else { policy.min(most) }
+    if config.no_sandbox {
+        return config.workload_limits.memory_mib.unwrap_or(config.machine_template.memsize_mib);
+    }
+    let most = config.all_templates().map(MachineTemplate::for_workload_mib).max().unwrap_or_default();
+    config.workload_limits.memory_mib.unwrap_or(most).min(most)
+}
+
+fn cpu_cap(config: &Config) -> u64 {
+    let usual = config.machine_template.vcpu_count;
+    let most =
+        if config.no_sandbox { usual } else { config.all_templates().map(|t| t.vcpu_count).max().unwrap_or(usual) };
+    config.workload_limits.cpu_millis.unwrap_or(most * 1000)
 }
 
 impl Spec {

@@ -168,6 +168,19 @@ impl MachineSandbox {
         Ok(Self { settings, monitor, ending: TaskTracker::new() })
     }
 
+    /// A sandbox of machines of another size, which share with these what there is once: folders, networks, users.
+    #[must_use]
+    pub fn sized(&self, memory_mib: u64, vcpus: u64, scratch: ScratchSpace) -> Self {
+        let monitor = match &self.monitor {
+            Monitor::Firecracker(firecracker) => {
+                Monitor::Firecracker(firecracker.beside(&format!("{vcpus}x{memory_mib}")))
+            }
+            Monitor::Qemu(qemu) => Monitor::Qemu(qemu.clone()),
+        };
+        let settings = MachineSettings { memory_mib, vcpus, scratch, ..self.settings.clone() };
+        Self { settings, monitor, ending: self.ending.clone() }
+    }
+
     /// Starts a monitor and waits until its guest waits for its birth.
     async fn bring_up(
         &self,

@@ -127,6 +127,17 @@ impl Firecracker {
         Ok(Self { program, release, jail, snapshots: settings.snapshots.map(Snapshots::open), sharing: Arc::default() })
     }
 
+    /// The same for machines that differ, with snapshots of their own.
+    pub(super) fn beside(&self, name: &str) -> Self {
+        Self {
+            program: self.program.clone(),
+            release: self.release.clone(),
+            jail: self.jail.clone(),
+            snapshots: self.snapshots.as_ref().map(|snapshots| snapshots.beside(name)),
+            sharing: Arc::clone(&self.sharing),
+        }
+    }
+
     /// A user for another machine; none without a jail.
     pub(super) fn user(&self) -> Result<Option<User>, PrepareError> {
         let none_left = || PrepareError::System {

@@ -105,6 +105,13 @@ impl Snapshots {
         Arc::new(Self { folder, state: watch::Sender::new(State::None), failures: AtomicU32::new(0) })
     }
 
+    /// Those of other machines, in a folder beside this one: neither is the other's rubbish.
+    pub(super) fn beside(&self, name: &str) -> Arc<Self> {
+        let mut folder = self.folder.clone().into_os_string();
+        folder.push(format!("-{name}"));
+        Self::open(folder.into())
+    }
+
     fn path(&self, key: &Key) -> PathBuf {
         self.folder.join(&key.0)
     }
