@@ -82,7 +82,7 @@ impl Node {
         };
         let deno = host::deno(&config).ok();
         let types = types(&config, deno.is_some() || !config.no_sandbox);
-        let (pool, places) = sandbox::pool(&config, &state, deno, cgroups)?;
+        let (pool, places) = sandbox::pool(&config, &state, deno, &types, cgroups)?;
 
         let tags = host::tags(&config, &node_id);
         let shared = Arc::new(Shared {

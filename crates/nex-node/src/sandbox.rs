@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nex_network::{Mode, Network, NetworkSettings};
+use nex_protocol::WorkloadType;
+use nex_protocol::link::message::Prestart;
 use nex_sandbox::microvm::firecracker::jail::JailSettings;
 use nex_sandbox::microvm::firecracker::model::{RateLimiter, TokenBucket};
 use nex_sandbox::microvm::firecracker::{Firecracker, FirecrackerError, FirecrackerSettings, release};
@@ -188,7 +190,22 @@ pub fn overhead_mib(config: &Config) -> u64 {
     if config.no_sandbox { AGENT } else { AGENT + GUEST_OVERHEAD + scratch_memory_mib(config) + MONITOR }
 }
 
-/// Starts filling a pool of agents in the configured sandbox.
+/// Time an agent has to start a workload, at least: a large Wasm module is compiled meanwhile. In a machine it has as long as
+/// that has to boot, which says how fast it is.
+const START_TIMEOUT: Duration = Duration::from_secs(40);
+
+fn start_timeout(config: &Config) -> Duration {
+    if config.no_sandbox { START_TIMEOUT } else { config.boot_timeout.max(START_TIMEOUT) }
+}
+
+/// What agents are to start while they wait. By default nothing in machines: processes share most of what a waiting Deno
+/// takes, machines nothing of it.
+fn prestart(config: &Config, types: &[WorkloadType]) -> Option<Prestart> {
+    let wanted = config.prestart.unwrap_or(config.no_sandbox) && types.contains(&WorkloadType::V8);
+    wanted.then(|| Prestart { memory_bytes: function_memory_mib(config) << 20 })
+}
+
+/// Starts filling a pool of agents, for workloads of these types, in the configured sandbox.
 ///
 /// # Errors
 /// [`NodeError`] when they could never start.
@@ -196,6 +213,7 @@ pub(crate) fn pool(
     config: &Config,
     state: &StateDir,
     deno: Option<PathBuf>,
+    types: &[WorkloadType],
     cgroups: Option<Arc<Cgroups>>,
 ) -> Result<(Pool, Places), NodeError> {
     let backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(30) };
@@ -208,6 +226,8 @@ pub(crate) fn pool(
             agents_dir: state.path("agents"),
             compiled_dir: state.path("compiled"),
             deno,
+            start_timeout: start_timeout(config),
+            prestart: prestart(config, types),
             handshake_timeout: config.agent_handshake_timeout,
             cgroups,
             log_filter,
@@ -230,6 +250,8 @@ pub(crate) fn pool(
         boot_arguments: config.boot_arguments.clone(),
         machines_dir: state.path("machines"),
         boot_timeout: config.boot_timeout,
+        start_timeout: start_timeout(config),
+        prestart: prestart(config, types),
         log_filter,
         cgroups,
     };

@@ -267,6 +267,7 @@ fn policies(root: &mut Section<'_>, config: &mut Config) {
         set(&mut config.functions.concurrency, concurrency.and_then(|n| u32::try_from(n).ok()));
         let pending = functions.take_in("max_pending", 0..=1_000_000);
         set(&mut config.functions.max_pending, pending.and_then(|n| usize::try_from(n).ok()));
+        config.prestart = functions.take("prestart");
         set(&mut config.functions.script_bytes, functions.take_in("script_max_bytes", 1..=64 << 20));
     });
 }
