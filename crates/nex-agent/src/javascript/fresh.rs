@@ -47,6 +47,11 @@ impl Fresh {
         Ok(Self { deno, answers, begun: Instant::now(), within: engine.start, pace: None })
     }
 
+    /// Process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.deno.id()
+    }
+
     /// Waits until it is ready, or finds out that it is no more. Cancel-safe.
     pub(crate) async fn ready(&mut self) -> Result<Pace, NotReady> {
         if let Some(pace) = self.pace {

@@ -76,15 +76,22 @@ impl Prestart {
         let fresh = self.fresh.take();
         let javascript = start.r#type == WorkloadType::V8;
         // Its heap has the size it was started with.
-        if javascript && start.limits.memory_bytes == self.engine.memory_bytes {
-            return fresh;
-        }
-        if let Some(fresh) = fresh {
-            fresh.kill().await;
+        let fits = javascript && start.limits.memory_bytes == self.engine.memory_bytes;
+        match fresh {
+            Some(fresh) if fits && shares_control_groups(fresh.id()) => return Some(fresh),
+            Some(fresh) => fresh.kill().await,
+            None => {}
         }
         if !javascript {
             self.engine.uninstall();
         }
         None
     }
+}
+
+/// Whether a process is bounded as the agent is. An agent is bounded when its workload is known, and what it starts after
+/// that is bounded with it; what was there before is not.
+fn shares_control_groups(process: u32) -> bool {
+    let groups = |process: &str| std::fs::read(format!("/proc/{process}/cgroup")).ok();
+    groups("self") == groups(&process.to_string())
 }
