@@ -107,7 +107,9 @@ async fn another_kind_of_workload_finds_neither_the_worker_nor_its_files() {
     let sleep = start(WorkloadType::Native, "/bin/sleep".into());
     let sleep = node.start(Start { argv: vec!["1000".into()], ..sleep }).await.unwrap();
     assert!(!exists(pid));
-    assert_eq!(children(&node), [i32::try_from(sleep.unwrap()).unwrap()]);
+    let sleep = sleep.unwrap();
+    assert_eq!(children(&node), [i32::try_from(sleep).unwrap()]);
+    assert_eq!(std::fs::read_dir(format!("/proc/{sleep}/fd")).unwrap().count(), 3, "standard input, output and error");
     let left: Vec<_> = std::fs::read_dir(node.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
     node.stop(1000).await;

@@ -300,3 +300,22 @@ pub fn monitor(config: &Config) -> Option<(&'static str, &'static str)> {
     };
     (!config.no_sandbox).then(|| (config.vmm.as_str(), accelerator.as_str()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_start_deno_where_functions_may_come_and_memory_is_shared_unless_they_are_told() {
+        let started = |no_sandbox, prestart, types: &[WorkloadType]| {
+            let config = Config { no_sandbox, prestart, ..Config::default() };
+            super::prestart(&config, types).map(|prestart| prestart.memory_bytes >> 20)
+        };
+        let all = &WorkloadType::ALL;
+        assert_eq!(started(true, None, all), Some(256));
+        assert_eq!(started(false, None, all), None);
+        assert_eq!(started(false, Some(true), all), Some(192));
+        assert_eq!(started(true, Some(false), all), None);
+        assert_eq!(started(true, Some(true), &[WorkloadType::Wasm]), None);
+    }
+}
