@@ -100,19 +100,28 @@ async fn a_function_with_another_limit_gets_a_worker_of_its_own_and_no_other_sta
     assert_eq!(node.call(1, "").await, Ok(own.to_string()));
 }
 
+/// A service that sleeps, in that agent.
+async fn sleeper(node: &mut Node) -> i32 {
+    let sleep = start(WorkloadType::Native, "/bin/sleep".into());
+    let pid = node.start(Start { argv: vec!["1000".into()], ..sleep }).await.unwrap();
+    i32::try_from(pid.unwrap()).unwrap()
+}
+
 #[tokio::test]
 async fn another_kind_of_workload_finds_neither_the_worker_nor_its_files() {
+    let descriptors = |pid: i32| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let mut plain = Node::new().await;
+    let alone = sleeper(&mut plain).await;
     let mut node = waiting().await;
     let pid = worker(&mut node, None).await;
-    let sleep = start(WorkloadType::Native, "/bin/sleep".into());
-    let sleep = node.start(Start { argv: vec!["1000".into()], ..sleep }).await.unwrap();
+    let sleep = sleeper(&mut node).await;
     assert!(!exists(pid));
-    let sleep = sleep.unwrap();
-    assert_eq!(children(&node), [i32::try_from(sleep).unwrap()]);
-    assert_eq!(std::fs::read_dir(format!("/proc/{sleep}/fd")).unwrap().count(), 3, "standard input, output and error");
+    assert_eq!(children(&node), [sleep]);
+    assert_eq!(descriptors(sleep), descriptors(alone));
     let left: Vec<_> = std::fs::read_dir(node.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
     node.stop(1000).await;
+    plain.stop(1000).await;
 }
 
 #[tokio::test]
