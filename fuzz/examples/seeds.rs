@@ -13,8 +13,7 @@ use nex_protocol::link::host::{
     ObjectInfo, ObjectRequest, Redirect, WatchEvent,
 };
 use nex_protocol::link::message::{
-    Exit, Failure, FailureKind, Hello, Invoke, Limits, Message, Prestart, Rejection, Start, ToAgent, ToNode,
-    Welcome,
+    Exit, Failure, FailureKind, Hello, Invoke, Limits, Message, Prestart, Rejection, Start, ToAgent, ToNode, Welcome,
 };
 use nex_protocol::log::Level;
 use nex_protocol::{Code, Environment, Fault, WorkloadType, envelope};
