@@ -65,10 +65,7 @@ async fn a_service_gets_no_more_processor_than_it_asked_for() -> Result<()> {
     let limits = WorkloadLimits { cpu_millis: Some(100), ..none() };
     shell(&world, "spins", "while :; do :; done", limits).await?;
     let spinning = || {
-        let is = |pid: &u32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains("while :;")
-        };
+        let is = |pid: &u32| command_line(*pid).contains("while :;");
         descendants(world.node.process().pid()).into_iter().find(is)
     };
     eventually("it spins", || async { spinning().is_some_and(|pid| ticks(pid) > 0) }).await?;
@@ -80,6 +77,27 @@ async fn a_service_gets_no_more_processor_than_it_asked_for() -> Result<()> {
     assert!(u128::from(used) * 4 < wall, "{used} of {wall} ticks");
     let info = world.info().await?;
     assert_eq!(info.machines[0].workload.limits, limits, "INFO tells the limits");
+    Ok(())
+}
+
+/// Command line of a process; empty when it is gone.
+fn command_line(pid: u32) -> String {
+    String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).into_owned()
+}
+
+#[tokio::test]
+async fn a_functions_processor_is_bounded_although_a_worker_was_there_before_it() -> Result<()> {
+    let world = World::start().await?;
+    if !has_control_groups(&world).await? {
+        return Ok(());
+    }
+    let waits = |pid: &u32| command_line(*pid).ends_with("waits\0");
+    let node = world.node.process().pid();
+    eventually("a worker waits", || async { descendants(node).iter().any(waits) }).await?;
+    let limits = WorkloadLimits { cpu_millis: Some(500), ..none() };
+    function(&world, "pid", "() => String(process.pid)", limits).await?;
+    let worker = String::from_utf8(world.call("pid", "").await?.payload.to_vec())?;
+    assert_ne!(fs::read(format!("/proc/{worker}/cgroup"))?, fs::read(format!("/proc/{node}/cgroup"))?);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use nex_protocol::link::host::{
     ObjectInfo, ObjectRequest, Redirect, WatchEvent,
 };
 use nex_protocol::link::message::{
-    Exit, Failure, FailureKind, Hello, Invoke, Limits, Message, Rejection, Start, ToAgent, ToNode, Welcome,
+    Exit, Failure, FailureKind, Hello, Invoke, Limits, Message, Prestart, Rejection, Start, ToAgent, ToNode, Welcome,
 };
 use nex_protocol::log::Level;
 use nex_protocol::{Code, Environment, Fault, WorkloadType, envelope};
@@ -180,11 +180,13 @@ fn link() {
     let environment: Environment = [("A", "1")].into_iter().collect();
     let limits = Limits { memory_bytes: 1 << 28, script_bytes: 1 << 20, reply_bytes: 1 << 20, concurrency: 32 };
     let welcome = Welcome {
-        version: 3,
+        version: 6,
         agent_id: "a".into(),
         work_dir: "/w".into(),
         compiled_dir: None,
         deno: Some("/d".into()),
+        start_timeout_ms: 40_000,
+        prestart: Some(Prestart { memory_bytes: 1 << 28 }),
     };
     let start = Start {
         name: "echo".into(),

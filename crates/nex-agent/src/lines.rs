@@ -94,13 +94,14 @@ pub(crate) async fn log(node: &Sender<ToNode>, level: Level, text: &str) {
 }
 
 /// Forwards a pipe line by line until it ends, or until it is empty once `ended` is set: then every process that is
-/// known to write to it is dead, and what they wrote is in it. `also` sees each line first.
+/// known to write to it is dead, and what they wrote is in it. `wanted` sees each line first, and says whether to
+/// forward it.
 pub(crate) async fn forward(
     pipe: OwnedFd,
     level: Level,
     node: Sender<ToNode>,
     mut ended: watch::Receiver<bool>,
-    mut also: impl FnMut(&str) + Send,
+    mut wanted: impl FnMut(&str) -> bool + Send,
 ) -> io::Result<()> {
     let pipe = Receiver::from_owned_fd(pipe)?;
     let mut lines = Lines::default();
@@ -128,9 +129,10 @@ pub(crate) async fn forward(
         };
         lines.push(buffer.get(..read).unwrap_or_default(), |line| found.push(line));
         for text in found.drain(..) {
-            also(&text);
-            // Nobody to tell it to; the workload is about to be ended, but must not block on a full pipe until then.
-            let _ = node.send(ToNode::Log { level, text }).await;
+            if wanted(&text) {
+                // Nobody to tell it to; the workload is about to be ended, but must not block on a full pipe until then.
+                let _ = node.send(ToNode::Log { level, text }).await;
+            }
         }
         if over {
             rest = rest.saturating_sub(read);
@@ -139,8 +141,9 @@ pub(crate) async fn forward(
             }
         }
     }
-    if let Some(text) = lines.finish() {
-        also(&text);
+    if let Some(text) = lines.finish()
+        && wanted(&text)
+    {
         let _ = node.send(ToNode::Log { level, text }).await;
     }
     Ok(())

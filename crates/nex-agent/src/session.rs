@@ -1,9 +1,10 @@
 //! The life of the link: Hello, Welcome, one Start, then calls until the workload ends.
 //!
 //! One task, on the main thread, owns the link's receiver and polls the workload beside it; neither waits for the
-//! other, so a Ping is answered while a workload starts, runs or stops. States: waiting for Welcome, waiting for Start,
-//! running, ended. In the end every call that came in has had its outcome, and Exited or Rejected was said once.
+//! other, so a Ping is answered while a workload starts, runs or stops. States: waiting for Welcome, waiting for Start
+//! (beside which an engine may be started already), running, ended. In the end every call that came in has had its outcome, and Exited or Rejected was said once.
 
+use std::convert::Infallible;
 use std::io;
 use std::process;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use crate::call::{self, Call};
 use crate::guard::Groups;
 use crate::host::{self, Answers};
+use crate::javascript::Prestart;
 use crate::sent::Sent;
 use crate::wasm::{Given, OverLink};
 use crate::workload::{self, Context, Finish, Inbox};
@@ -73,7 +75,14 @@ pub async fn serve(stream: std::os::unix::net::UnixStream, groups: Groups) -> Re
 async fn live(link: &mut Receiver<ToAgent>, node: Sender<ToNode>, groups: Groups) -> Result<(), SessionError> {
     let Some(welcome) = greet(link, &node).await? else { return Ok(()) };
     let (mut sent, mut given) = (Sent::into(&welcome.work_dir), Given::into(&welcome.work_dir));
-    let Some(mut start) = wait_for_start(link, &node, &mut sent, &mut given).await? else { return Ok(()) };
+    let mut prestart = Prestart::new(&welcome, &node, &groups);
+    let waited = tokio::select! {
+        // The node comes first; it does not wait for what is started meanwhile.
+        biased;
+        start = wait_for_start(link, &node, &mut sent, &mut given) => start?,
+        never = keep(&mut prestart) => match never {},
+    };
+    let Some(mut start) = waited else { return Ok(()) };
     let mut over_link = None;
     // Where node and agent share no files, the artifact came before the word to start it.
     if start.artifact.as_os_str().is_empty() {
@@ -86,7 +95,15 @@ async fn live(link: &mut Receiver<ToAgent>, node: Sender<ToNode>, groups: Groups
         }
         over_link = Some(OverLink { given: given.finish(), taken: Arc::default() });
     }
-    run(link, node, welcome, start, over_link, groups).await
+    run(link, node, welcome, start, over_link, groups, prestart).await
+}
+
+/// What is started before there is a workload, if anything.
+async fn keep(prestart: &mut Option<Prestart>) -> Infallible {
+    match prestart {
+        Some(prestart) => prestart.keep().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Hello and Welcome; none when the node left or changed its mind.
@@ -138,13 +155,14 @@ async fn run(
     start: Start,
     over_link: Option<OverLink>,
     groups: Groups,
+    prestart: Option<Prestart>,
 ) -> Result<(), SessionError> {
     let (calls, incoming) = mpsc::channel(call::WAITING);
     let (stop, stopped) = watch::channel(None);
     let mut inbox = Inbox { calls: incoming, stop: stopped };
     let (host, answers) = host::connect(node.clone(), start.limits.memory_bytes);
     let taken = over_link.as_ref().map_or_else(Arc::default, |over_link| Arc::clone(&over_link.taken));
-    let context = Context { welcome, start, node: node.clone(), host, over_link, groups };
+    let context = Context { welcome, start, node: node.clone(), host, over_link, groups, prestart };
     let mut result = Ok(());
     let finish = {
         let mut workload = std::pin::pin!(workload::run(context, &mut inbox));

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::call::Call;
 use crate::guard::Groups;
 use crate::host::Host;
+use crate::javascript::Prestart;
 use crate::{javascript, native, wasm};
 
 /// Everything a workload is made from.
@@ -30,6 +31,8 @@ pub(crate) struct Context {
     pub(crate) over_link: Option<wasm::OverLink>,
     /// Where process groups are known to the guard.
     pub(crate) groups: Groups,
+    /// What was started before the workload was known.
+    pub(crate) prestart: Option<Prestart>,
 }
 
 /// When a workload is to have ended; none while it may run.
@@ -101,7 +104,12 @@ impl Finish {
 }
 
 /// Runs a workload from start to end.
-pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
+pub(crate) async fn run(mut context: Context, inbox: &mut Inbox) -> Finish {
+    // First of all: what does not fit is to be gone before anything else takes memory.
+    let waiting = match context.prestart.take() {
+        Some(prestart) => prestart.give(&context.start).await,
+        None => None,
+    };
     if let Some(key) = context.start.environment.invalid_key() {
         return Finish::Rejected(format!(
             "environment variable '{}' has a name or value no process can have",
@@ -111,6 +119,6 @@ pub(crate) async fn run(context: Context, inbox: &mut Inbox) -> Finish {
     match context.start.r#type {
         WorkloadType::Native => native::run(context, inbox).await,
         WorkloadType::Wasm => wasm::run(context, inbox).await,
-        WorkloadType::V8 => javascript::run(context, inbox).await,
+        WorkloadType::V8 => javascript::run(context, waiting, inbox).await,
     }
 }

@@ -32,6 +32,8 @@ async fn leaves_a_node_of_another_version() {
         work_dir: node.folder.path().to_owned(),
         compiled_dir: None,
         deno: None,
+        start_timeout_ms: 40_000,
+        prestart: None,
     };
     node.send(ToAgent::Welcome(welcome)).await;
     assert_eq!(node.end().await.code(), Some(1));

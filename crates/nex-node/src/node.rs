@@ -83,7 +83,7 @@ impl Node {
         };
         let deno = host::deno(&config).ok();
         let types = types(&config, deno.is_some() || !config.no_sandbox);
-        let (pools, places) = sandbox::pools(&config, &state, deno, cgroups)?;
+        let (pools, places) = sandbox::pools(&config, &state, deno, &types, cgroups)?;
 
         let tags = host::tags(&config, &node_id);
         let shared = Arc::new(Shared {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nex_network::{Mode, Network, NetworkSettings};
+use nex_protocol::WorkloadType;
 use nex_protocol::control::limits::WorkloadLimits;
+use nex_protocol::link::message::Prestart;
 use nex_sandbox::microvm::firecracker::jail::JailSettings;
 use nex_sandbox::microvm::firecracker::model::{RateLimiter, TokenBucket};
 use nex_sandbox::microvm::firecracker::{Firecracker, FirecrackerError, FirecrackerSettings, release};
@@ -198,7 +200,22 @@ pub fn overhead_mib(config: &Config, limits: &WorkloadLimits) -> u64 {
     AGENT + GUEST_OVERHEAD + scratch_memory_mib(config, config.template_for(limits)) + MONITOR
 }
 
-/// Starts filling the pools of agents in the configured sandbox.
+/// Time an agent has to start a workload, at least: a large Wasm module is compiled meanwhile.
+const START_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Time an agent has to start a workload. In a machine as long as that has to boot, which says how fast it is.
+pub(crate) fn start_timeout(config: &Config) -> Duration {
+    if config.no_sandbox { START_TIMEOUT } else { config.boot_timeout.max(START_TIMEOUT) }
+}
+
+/// What agents are to start while they wait. By default nothing in machines: processes share most of what a waiting Deno
+/// takes, machines nothing of it.
+fn prestart(config: &Config, types: &[WorkloadType]) -> Option<Prestart> {
+    let wanted = config.prestart.unwrap_or(config.no_sandbox) && types.contains(&WorkloadType::V8);
+    wanted.then(|| Prestart { memory_bytes: function_memory_mib(config) << 20 })
+}
+
+/// Starts filling the pools of agents, for workloads of these types, in the configured sandbox.
 ///
 /// # Errors
 /// [`NodeError`] when they could never start.
@@ -206,6 +223,7 @@ pub(crate) fn pools(
     config: &Config,
     state: &StateDir,
     deno: Option<PathBuf>,
+    types: &[WorkloadType],
     cgroups: Option<Arc<Cgroups>>,
 ) -> Result<(Pools, Places), NodeError> {
     let backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(30) };
@@ -220,6 +238,8 @@ pub(crate) fn pools(
             agents_dir: state.path("agents"),
             compiled_dir: state.path("compiled"),
             deno,
+            start_timeout: start_timeout(config),
+            prestart: prestart(config, types),
             handshake_timeout: config.agent_handshake_timeout,
             cgroups,
             log_filter,
@@ -242,6 +262,8 @@ pub(crate) fn pools(
         boot_arguments: config.boot_arguments.clone(),
         machines_dir: state.path("machines"),
         boot_timeout: config.boot_timeout,
+        start_timeout: start_timeout(config),
+        prestart: prestart(config, types),
         log_filter,
         cgroups,
     };
@@ -319,4 +341,23 @@ pub fn monitor(config: &Config) -> Option<(&'static str, &'static str)> {
         Vmm::Qemu => Accelerator::of_this_machine(),
     };
     (!config.no_sandbox).then(|| (config.vmm.as_str(), accelerator.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_start_deno_where_functions_may_come_and_memory_is_shared_unless_they_are_told() {
+        let started = |no_sandbox, prestart, types: &[WorkloadType]| {
+            let config = Config { no_sandbox, prestart, ..Config::default() };
+            super::prestart(&config, types).map(|prestart| prestart.memory_bytes >> 20)
+        };
+        let all = &WorkloadType::ALL;
+        assert_eq!(started(true, None, all), Some(256));
+        assert_eq!(started(false, None, all), None);
+        assert_eq!(started(false, Some(true), all), Some(192));
+        assert_eq!(started(true, Some(false), all), None);
+        assert_eq!(started(true, Some(true), &[WorkloadType::Wasm]), None);
+    }
 }

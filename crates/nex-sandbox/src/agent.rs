@@ -101,6 +101,11 @@ pub fn new_id() -> String {
     id
 }
 
+/// As the link has times.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Shakes hands over a fresh link: waits for Hello, checks its version, sends Welcome.
 ///
 /// # Errors

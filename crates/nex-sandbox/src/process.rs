@@ -16,14 +16,14 @@ use std::time::Duration;
 use nex_link::over_socket;
 use nex_protocol::link::VERSION;
 use nex_protocol::link::frame::MAX_LINK_FRAME;
-use nex_protocol::link::message::Welcome;
+use nex_protocol::link::message::{Prestart, Welcome};
 use rustix::process::{Pid, Signal, getpgid, kill_process_group};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{ChildStderr, Command};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::agent::{new_id, shake_hands};
+use crate::agent::{millis, new_id, shake_hands};
 use crate::cgroup::{Cgroups, Resources};
 use crate::child::WatchedChild;
 use crate::{Agent, Place, PrepareError, Sandbox};
@@ -42,6 +42,10 @@ pub struct ProcessSettings {
     pub compiled_dir: PathBuf,
     /// Deno, when there is one.
     pub deno: Option<PathBuf>,
+    /// Time a workload has to start, as agents are told.
+    pub start_timeout: Duration,
+    /// Whether agents start Deno while they wait.
+    pub prestart: Option<Prestart>,
     /// Time an agent has for the handshake.
     pub handshake_timeout: Duration,
     /// Filter of the agents' own log, as `NEX_AGENT_LOG` takes it.
@@ -142,6 +146,8 @@ impl Sandbox for ProcessSandbox {
             work_dir,
             compiled_dir: Some(settings.compiled_dir.clone()),
             deno: settings.deno.clone(),
+            start_timeout_ms: millis(settings.start_timeout),
+            prestart: settings.prestart,
         };
         match shake_hands(&sender, &mut receiver, welcome, settings.handshake_timeout).await {
             Ok(()) => Ok(Agent { id, sender, receiver, lost, place: Box::new(place), shares_files: true }),
@@ -232,6 +238,8 @@ mod tests {
             agents_dir: dir.join("agents"),
             compiled_dir: dir.join("compiled"),
             deno: None,
+            start_timeout: Duration::from_secs(40),
+            prestart: None,
             handshake_timeout: Duration::from_millis(handshake),
             log_filter: "warn".into(),
             cgroups: None,

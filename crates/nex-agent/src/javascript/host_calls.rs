@@ -15,7 +15,6 @@ use nex_protocol::link::frame::MAX_LINK_FRAME;
 use nex_protocol::link::host::{
     HostError, HostErrorCode, HostReply, HostRequest, KvRequest, ObjectRequest, WatchEvent,
 };
-use nex_protocol::link::message::Limits;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -157,14 +156,14 @@ impl Budget {
 
 impl HostCalls {
     /// No calls.
-    pub(crate) fn new(host: Host, messages: Sender<ToWorker>, answers: Answers, limits: &Limits) -> Self {
+    pub(crate) fn new(host: Host, messages: Sender<ToWorker>, answers: Answers, memory_bytes: u64) -> Self {
         Self {
             host,
             messages,
             answers,
             open: HashMap::new(),
             tasks: JoinSet::new(),
-            budget: Budget::new(limits.memory_bytes),
+            budget: Budget::new(memory_bytes),
             downloads: Arc::new(Semaphore::new(DOWNLOADS)),
             last_answer: None,
         }

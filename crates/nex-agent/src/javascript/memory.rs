@@ -6,8 +6,6 @@
 
 use std::time::Duration;
 
-use nex_protocol::link::message::Limits;
-
 /// Private memory Deno itself needs, most of it reserved and never touched; measured with Deno 2.9.
 const DENO_DATA: u64 = 576 << 20;
 
@@ -18,18 +16,18 @@ const DENO_RESIDENT: u64 = 192 << 20;
 const SMALLEST_HEAP: u64 = 16;
 
 /// V8's heap limit, MiB.
-pub(crate) fn heap_mib(limits: &Limits) -> u64 {
-    (limits.memory_bytes >> 20).max(SMALLEST_HEAP)
+pub(crate) fn heap_mib(memory_bytes: u64) -> u64 {
+    (memory_bytes >> 20).max(SMALLEST_HEAP)
 }
 
 /// The rlimit on private memory.
-pub(crate) fn data_bytes(limits: &Limits) -> u64 {
-    DENO_DATA.saturating_add(limits.memory_bytes)
+pub(crate) fn data_bytes(memory_bytes: u64) -> u64 {
+    DENO_DATA.saturating_add(memory_bytes)
 }
 
 /// Resident memory beyond which a worker is ended.
-pub(crate) fn most_resident(limits: &Limits) -> u64 {
-    DENO_RESIDENT.saturating_add(limits.memory_bytes)
+pub(crate) fn most_resident(memory_bytes: u64) -> u64 {
+    DENO_RESIDENT.saturating_add(memory_bytes)
 }
 
 /// Resident memory of a process; none when it cannot be told, as for one that has ended.

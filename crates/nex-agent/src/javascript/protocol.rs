@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! agent                     worker (worker/*.js)
+//!               <-  Ready                once, first: it waits for a source
 //!   Load        ->                   once, first; the body is the source
 //!               <-  Loaded | Refused
 //!   Call(call)  ->                   the body is the payload
@@ -89,6 +90,8 @@ pub(crate) enum ToWorker {
 /// From the worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FromWorker {
+    /// The worker's own code has run; it waits for a source.
+    Ready,
     /// The source is loaded and is a function.
     Loaded,
     /// It is not; text for people.
@@ -124,6 +127,7 @@ mod kind {
     pub(super) const HOST_CALL: u8 = 71;
     pub(super) const HOST_CANCEL: u8 = 72;
     pub(super) const HOST_MORE: u8 = 73;
+    pub(super) const READY: u8 = 74;
 }
 
 #[derive(Serialize, Deserialize)]
@@ -213,6 +217,7 @@ impl Message for ToWorker {
 impl Message for FromWorker {
     fn into_frame(self) -> Result<Frame, serde_json::Error> {
         match self {
+            FromWorker::Ready => Ok(bare(kind::READY, 0)),
             FromWorker::Loaded => Ok(bare(kind::LOADED, 0)),
             FromWorker::Refused(message) => frame(kind::REFUSED, 0, &RefusedHead { message }, Bytes::new()),
             FromWorker::Outcome(call, Ok((headers, body))) => {
@@ -240,6 +245,7 @@ impl Message for FromWorker {
 
     fn from_frame(frame: Frame) -> Result<Self, MessageError> {
         Ok(match frame.kind {
+            kind::READY => FromWorker::Ready,
             kind::LOADED => FromWorker::Loaded,
             kind::REFUSED => FromWorker::Refused(head::<RefusedHead>(&frame)?.message),
             kind::OUTCOME => {
@@ -280,7 +286,9 @@ mod tests {
         let done = FromWorker::Outcome(4, Ok((vec![("A".into(), "b".into())], Bytes::from_static(b"\xff"))));
         let request = Ok(HostRequest::Kv(nex_protocol::link::host::KvRequest::Keys));
         let ask = FromWorker::HostCall(5, Box::new(Ask { call: 3, sync: true, request }), Bytes::from_static(b"x"));
-        for message in [FromWorker::Loaded, FromWorker::Yielded(9), FromWorker::Pong(1), failed, done, ask] {
+        for message in
+            [FromWorker::Ready, FromWorker::Loaded, FromWorker::Yielded(9), FromWorker::Pong(1), failed, done, ask]
+        {
             assert_eq!(FromWorker::from_frame(message.clone().into_frame().unwrap()).unwrap(), message);
         }
     }

@@ -103,7 +103,7 @@ fn follow_output(group: &mut Group, node: &Sender<ToNode>, ended: &watch::Receiv
     let mut tasks = JoinSet::new();
     for (stream, level) in streams {
         let Some(stream) = stream else { continue };
-        let forward = lines::forward(stream, level, node.clone(), ended.clone(), |_| {});
+        let forward = lines::forward(stream, level, node.clone(), ended.clone(), |_| true);
         tasks.spawn(async move {
             if let Err(error) = forward.await {
                 tracing::warn!(%error, ?level, "output of the program was lost");

@@ -119,6 +119,8 @@ impl Node {
             work_dir: node.folder.path().to_owned(),
             compiled_dir: None,
             deno: None,
+            start_timeout_ms: 40_000,
+            prestart: None,
         };
         change(&mut welcome);
         node.send(ToAgent::Welcome(welcome)).await;

@@ -282,6 +282,7 @@ fn policies(root: &mut Section<'_>, config: &mut Config) {
         let instances = functions.take_in("max_instances", 1..=4096);
         set(&mut config.functions.max_instances, instances.and_then(|n| u32::try_from(n).ok()));
         millis(functions, "idle_timeout_ms", &mut config.functions.idle_timeout);
+        config.prestart = functions.take("prestart");
         set(&mut config.functions.script_bytes, functions.take_in("script_max_bytes", 1..=64 << 20));
     });
 }

@@ -118,6 +118,9 @@ pub struct Config {
     pub functions: FunctionLimits,
     /// Issuers that may deploy; empty for all (`valid_issuers`).
     pub valid_issuers: Vec<String>,
+    /// Whether agents start Deno before there is a function for it; none when the configuration does not say
+    /// (`functions.prestart`, true without a sandbox).
+    pub prestart: Option<bool>,
     /// Types of workload to run; none when the configuration does not say (`workload_types`).
     pub workload_types: Option<Vec<WorkloadType>>,
     /// Buckets that a namespace may take artifacts from, with `${namespace}`; empty for all (`artifact_buckets`).
@@ -482,6 +485,7 @@ impl Default for Config {
             },
             valid_issuers: Vec::new(),
             artifact_buckets: Vec::new(),
+            prestart: None,
             workload_types: None,
             artifact_cache_bytes: 1 << 30,
         }

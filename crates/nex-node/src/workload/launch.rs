@@ -28,10 +28,6 @@ const PIECE: usize = 256 << 10;
 /// Time a claim waits for a ready agent.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time an agent has to start a workload, at least: a large Wasm module is compiled meanwhile. In a machine it has as long as
-/// that has to boot, which says how fast it is.
-const START_TIMEOUT: Duration = Duration::from_secs(40);
-
 impl Assignment {
     /// Claims an agent and has it run the artifact.
     ///
@@ -68,8 +64,7 @@ impl Assignment {
     ) -> Result<(), Fault> {
         let failed =
             |text: &dyn std::fmt::Display| Fault::new(Code::StartFailed, format!("Failed to deploy workload: {text}"));
-        let config = &self.shared.config;
-        let within = if config.no_sandbox { START_TIMEOUT } else { config.boot_timeout.max(START_TIMEOUT) };
+        let within = sandbox::start_timeout(&self.shared.config);
         let resources = self.resources();
         if !resources.is_empty()
             && let Err(error) = hosted.place.bound(&resources)

@@ -93,6 +93,17 @@ pub struct Welcome {
     pub compiled_dir: Option<PathBuf>,
     /// Deno, for JavaScript functions.
     pub deno: Option<PathBuf>,
+    /// Time the node gives a workload to start, milliseconds. An agent whose engine takes most of it says so in time.
+    pub start_timeout_ms: u64,
+    /// Whether Deno is started before there is a function for it.
+    pub prestart: Option<Prestart>,
+}
+
+/// Start the engine of JavaScript functions before there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prestart {
+    /// Memory of the function to come ([`Limits::memory_bytes`]); a function that has another one gets an engine of its own.
+    pub memory_bytes: u64,
 }
 
 /// Run this workload.

@@ -29,7 +29,7 @@ use nex_link::over_socket;
 use nex_network::Network;
 use nex_protocol::link::VERSION;
 use nex_protocol::link::frame::MAX_LINK_FRAME;
-use nex_protocol::link::message::Welcome;
+use nex_protocol::link::message::{Prestart, Welcome};
 use rustix::process::{Pid, Signal};
 use tokio::net::UnixStream;
 use tokio::process::Command;
@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::agent::{new_id, shake_hands};
+use crate::agent::{millis, new_id, shake_hands};
 use crate::{Agent, Cgroups, PrepareError, Sandbox};
 use console::Console;
 use firecracker::Firecracker;
@@ -105,6 +105,10 @@ pub struct MachineSettings {
     pub machines_dir: PathBuf,
     /// Time that a machine has to come up, and as much again for its birth and its agent's handshake.
     pub boot_timeout: Duration,
+    /// Time a workload has to start, as agents are told.
+    pub start_timeout: Duration,
+    /// Whether agents start Deno while they wait.
+    pub prestart: Option<Prestart>,
     /// Filter of the agents' own log, as `NEX_AGENT_LOG` takes it.
     pub log_filter: String,
     /// Control groups, where they can be made.
@@ -262,6 +266,8 @@ impl MachineSandbox {
                 work_dir: GUEST_WORK.into(),
                 compiled_dir: None,
                 deno: Some(GUEST_DENO.into()),
+                start_timeout_ms: millis(self.settings.start_timeout),
+                prestart: self.settings.prestart,
             };
             let within = until.saturating_duration_since(Instant::now());
             tokio::select! {

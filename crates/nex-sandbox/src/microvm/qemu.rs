@@ -199,6 +199,8 @@ mod tests {
             boot_arguments: "noxsave".into(),
             machines_dir: "/m".into(),
             boot_timeout: Duration::from_secs(1),
+            start_timeout: Duration::from_secs(1),
+            prestart: None,
             log_filter: "warn, nex=debug".into(),
             cgroups: None,
         };

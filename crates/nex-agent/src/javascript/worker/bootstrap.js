@@ -22,6 +22,7 @@ const KIND = {
   hostCall: 71,
   hostCancel: 72,
   hostMore: 73,
+  ready: 74,
 };
 const PREFIX = 4;
 const FIXED = 1 + 8 + 4;
@@ -108,11 +109,20 @@ const { Console, core } = Deno[Deno.internal] ?? {};
 const read = stdin.read.bind(stdin);
 const write = stdout.writeSync.bind(stdout);
 const complain = stderr.writeSync.bind(stderr);
-const startTimer = setTimeout;
 const { wait } = Atomics;
 const { WouldBlock, Interrupted, BrokenPipe, ConnectionReset } = Deno.errors;
 const { iterator } = Symbol;
 const own = import.meta.url;
+
+// Some of Deno's globals are made when they are first looked at, in milliseconds each: who needs one has it made then.
+// It is Deno's own all the same, whatever stands in its place by that time.
+const onFirstUse = (name) => {
+  const { get, value } = Object.getOwnPropertyDescriptor(globalThis, name);
+  return get === undefined ? () => value : () => apply(get, globalThis, []);
+};
+const theTimer = onFirstUse("setTimeout");
+// Whether it is started before there is a function for it: then nobody waits while it makes what a function may need.
+const waits = Deno.args[1] === "waits";
 
 // The answers to synchronous host calls have a way of their own, a named pipe that is read only while such a call
 // waits: a read of stdin is pending most of the time, and Deno has no second one beside it. The permission to read the

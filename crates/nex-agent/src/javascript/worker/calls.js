@@ -100,6 +100,13 @@ async function finish(call, context, result, state) {
   succeed(call, context, value);
 }
 
+if (waits) {
+  globalThis.process;
+  theTimer();
+  classes();
+}
+send(KIND.ready, 0n);
+
 for (;;) {
   const frame = await nextFrame();
   switch (frame.kind) {

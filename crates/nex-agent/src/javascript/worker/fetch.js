@@ -2,39 +2,49 @@
 // ---------------------------------------------------------------- fetch
 
 const TheHeaders = Headers;
-const TheRequest = Request;
-const TheResponse = Response;
+const theRequest = onFirstUse("Request");
+const theResponse = onFirstUse("Response");
 const TheURL = URL;
 const ownFetch = fetch;
 const eachHeader = uncurry(Headers.prototype.forEach);
 const appendHeader = uncurry(Headers.prototype.append);
 const urlText = getterOf(URL.prototype, "href");
-const requestPart = create(null);
-for (const name of ["body", "headers", "method", "redirect", "signal", "url"]) {
-  requestPart[name] = getterOf(Request.prototype, name);
-}
-const requestBytes = uncurry(Request.prototype.arrayBuffer);
-const cloneResponse = uncurry(Response.prototype.clone);
 const isAborted = getterOf(AbortSignal.prototype, "aborted");
 const abortReason = getterOf(AbortSignal.prototype, "reason");
 const listen = uncurry(EventTarget.prototype.addEventListener);
 const unlisten = uncurry(EventTarget.prototype.removeEventListener);
 const FETCH = { service: "http", method: "fetch", read: (reply, body) => ({ reply, body }) };
 
+let ofFetch;
+
+// What is needed of the two classes, from the first fetch on.
+function classes() {
+  if (ofFetch !== undefined) return ofFetch;
+  const [TheRequest, TheResponse] = [theRequest(), theResponse()];
+  const part = create(null);
+  for (const name of ["body", "headers", "method", "redirect", "signal", "url"]) {
+    part[name] = getterOf(TheRequest.prototype, name);
+  }
+  const bodyOf = uncurry(TheRequest.prototype.arrayBuffer);
+  const cloneOf = uncurry(TheResponse.prototype.clone);
+  return ofFetch = { TheRequest, TheResponse, part, bodyOf, cloneOf };
+}
+
 async function hostFetch(input, init) {
+  const { TheRequest, part, bodyOf } = classes();
   const request = new TheRequest(input, init);
-  const url = requestPart.url(request);
+  const url = part.url(request);
   // Of these the process itself has the content.
   if (/^(data|blob):/.test(url)) return await ownFetch(request);
-  const redirect = requestPart.redirect(request);
-  const signal = requestPart.signal(request);
+  const redirect = part.redirect(request);
+  const signal = part.signal(request);
   if (isAborted(signal)) throw abortReason(signal);
-  const body = requestPart.body(request) === null ? EMPTY : new TheBytes(await requestBytes(request));
+  const body = part.body(request) === null ? EMPTY : new TheBytes(await bodyOf(request));
   if (isAborted(signal)) throw abortReason(signal);
-  const headers = pairsOf(FETCH, requestPart.headers(request));
+  const headers = pairsOf(FETCH, part.headers(request));
   // What 'error' forbids is a redirect that would be followed, so it must come as it is.
   const follow = redirect === "follow";
-  const asked = { service: "http", method: requestPart.method(request), url, headers, redirect: follow ? "follow" : "manual" };
+  const asked = { service: "http", method: part.method(request), url, headers, redirect: follow ? "follow" : "manual" };
   const { promise, cancel } = callAsync(FETCH, asked, body);
   const abort = () => cancel(abortReason(signal));
   listen(signal, "abort", abort);
@@ -67,7 +77,7 @@ function fetched({ reply, body }, redirected) {
   const pairs = field(reply, "headers") ?? [];
   for (let at = 0; at < pairs.length; at++) appendHeader(headers, pairs[at][0], pairs[at][1]);
   const bodyless = status === 204 || status === 205 || status === 304;
-  const response = new TheResponse(bodyless ? null : body, { status, headers });
+  const response = new (classes().TheResponse)(bodyless ? null : body, { status, headers });
   return placed(response, field(reply, "url"), redirected);
 }
 
@@ -75,5 +85,5 @@ function fetched({ reply, body }, redirected) {
 function placed(response, url, redirected) {
   defineProperty(response, "url", { value: url });
   defineProperty(response, "redirected", { value: redirected });
-  return hidden(response, "clone", () => placed(cloneResponse(response), url, redirected));
+  return hidden(response, "clone", () => placed(classes().cloneOf(response), url, redirected));
 }

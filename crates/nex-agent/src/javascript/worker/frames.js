@@ -106,7 +106,7 @@ async function readInto(bytes) {
       return more(await read(bytes));
     } catch (error) {
       if (!comesLater(error)) broken(error);
-      await new ThePromise((resolve) => startTimer(resolve, 2));
+      await new ThePromise((resolve) => theTimer()(resolve, 2));
     }
   }
 }

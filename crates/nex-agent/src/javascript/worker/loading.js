@@ -76,13 +76,16 @@ async function preload(source) {
   }
 }
 
-function setScene(env, typescript, name) {
+// Node's `process` takes as long as all the rest of a start, and nobody gets hold of it without its name.
+const NEEDS_NODE = /\bprocess\b|\bnode:/;
+
+function setScene(env, typescript, name, source) {
   fileName = `${name}.${typescript ? "ts" : "js"}`;
   defineProperty(globalThis, "env", { value: env, enumerable: true });
   defineProperty(globalThis, "hostServices", { value: hostServices, writable: true, configurable: true });
   defineProperty(globalThis, "HostServiceError", { value: HostServiceError, writable: true, configurable: true });
   defineProperty(globalThis, "fetch", { value: hostFetch, writable: true, configurable: true });
-  const node = globalThis.process;
+  const node = waits || NEEDS_NODE.test(source) ? globalThis.process : undefined;
   const exit = () => {
     throw new Error("a function has no process.exit: return or throw");
   };
@@ -101,7 +104,7 @@ async function load({ name, env }, source) {
   const found = await classify(source);
   await preload(source);
   const frozen = Object.freeze(Object.assign(Object.create(null), env));
-  setScene(frozen, found.typescript, name);
+  setScene(frozen, found.typescript, name, source);
   if (found.kind === "script") {
     let value;
     try {

@@ -1,0 +1,113 @@
+//! A worker without a source: nothing of a function is in it yet.
+//!
+//! States: starting (Deno itself, then the worker's own code), ready (it waits for a source). [`Fresh::load`] makes a
+//! [`Worker`] of it. What it says before that was written by nobody but us, so anything but Ready means that it is broken.
+
+use std::io;
+use std::time::Duration;
+
+use nex_link::LinkError;
+use tokio::time::Instant;
+
+use super::answers::Answers;
+use super::deno::{DYING, Deno, Ended, Engine, Event};
+use super::pace::Pace;
+use super::protocol::{FromWorker, ToWorker};
+use super::worker::{Settings, Worker};
+use super::{function, host_calls::HostCalls};
+
+/// A worker that takes a source. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Fresh {
+    deno: Deno,
+    answers: Answers,
+    begun: Instant,
+    /// Time it has to become ready.
+    within: Duration,
+    /// Known once it is ready.
+    pace: Option<Pace>,
+}
+
+/// What keeps a worker from becoming ready, or staying so.
+#[derive(Debug)]
+pub(crate) enum NotReady {
+    /// Its time was up.
+    Late,
+    /// It said something else.
+    Garbage(Option<LinkError>),
+    /// It closed its stream or died.
+    Closed,
+}
+
+impl Fresh {
+    /// Starts a worker; `waits` when there is no function for it yet. To be called on the main thread.
+    pub(crate) fn start(engine: &Engine, waits: bool) -> io::Result<Self> {
+        let answers = Answers::new(&engine.folder)?;
+        let deno = Deno::start(engine, waits)?;
+        Ok(Self { deno, answers, begun: Instant::now(), within: engine.start, pace: None })
+    }
+
+    /// Process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.deno.id()
+    }
+
+    /// Waits until it is ready, or finds out that it is no more. Cancel-safe.
+    pub(crate) async fn ready(&mut self) -> Result<Pace, NotReady> {
+        if let Some(pace) = self.pace {
+            return self.deno.event_now().map_or(Ok(pace), |event| Err(broken(event)));
+        }
+        match tokio::time::timeout_at(self.begun + self.within, self.deno.event()).await {
+            Ok(Event::Message(FromWorker::Ready)) => Ok(*self.pace.insert(Pace::of(self.begun.elapsed()))),
+            Ok(other) => Err(broken(other)),
+            Err(_) => Err(NotReady::Late),
+        }
+    }
+
+    /// Waits for what ends it while nobody wants it. Cancel-safe.
+    pub(crate) async fn lost(&mut self) -> NotReady {
+        if let Err(why) = self.ready().await {
+            return why;
+        }
+        broken(self.deno.event().await)
+    }
+
+    /// Gives it its source. What comes of that is the next thing it says.
+    pub(crate) fn load(self, settings: &Settings) -> Worker {
+        let Self { deno, answers, .. } = self;
+        deno.has_function();
+        let messages = deno.messages();
+        // The first message of an empty queue always has room.
+        messages.try_send(ToWorker::Load(Box::new(settings.load.clone()), settings.source.clone()));
+        let host_calls = HostCalls::new(settings.host.clone(), messages.clone(), answers, settings.engine.memory_bytes);
+        Worker::new(deno, host_calls)
+    }
+
+    /// Ends one that did not become ready or did not stay so, and says what was wrong with it.
+    pub(crate) async fn fail(self, why: NotReady) -> String {
+        let within = self.within;
+        let Ended { status, last_line, .. } = self.deno.end(!matches!(why, NotReady::Closed), DYING, |_| false).await;
+        let words = last_line.map(|line| format!(": {line}")).unwrap_or_default();
+        match why {
+            NotReady::Late => format!("Deno did not start within {:.1} s{words}", within.as_secs_f64()),
+            NotReady::Garbage(error) => {
+                let error = error.map_or_else(|| function::UNASKED.to_owned(), |error| error.to_string());
+                format!("Deno started and said something that nobody expects ({error}){words}")
+            }
+            NotReady::Closed => format!("Deno ended while it was started ({status}){words}"),
+        }
+    }
+
+    /// Kills it and waits until it is gone.
+    pub(crate) async fn kill(self) {
+        self.deno.kill().await;
+    }
+}
+
+fn broken(event: Event) -> NotReady {
+    match event {
+        Event::Message(_) => NotReady::Garbage(None),
+        Event::Garbage(error) => NotReady::Garbage(Some(error)),
+        Event::Closed => NotReady::Closed,
+    }
+}
