@@ -28,6 +28,13 @@ async fn limited(world: &World, name: &str, source: &str, limits: WorkloadLimits
     Ok(world.send(&deployment).await?)
 }
 
+/// Processes of agents, those of the pool included.
+fn agents(world: &World) -> Vec<u32> {
+    let is_agent =
+        |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "nex-agent\n");
+    descendants(world.node.process().pid()).into_iter().filter(is_agent).collect()
+}
+
 /// Agents of a function, as INFO tells.
 async fn instances(world: &World, workload: &RunResponse) -> Result<(bool, Option<u32>)> {
     let info = world.info().await?;
@@ -54,8 +61,7 @@ async fn a_function_that_nobody_calls_has_no_agent_and_the_next_call_brings_one(
     assert_eq!(instances(&world, &wasm).await?, (true, Some(0)), "it is well, and triggered");
     let script = world.function("script", V8, b"(s, p) => p", "script").await?;
     scaled(&mut events, "idle").await?;
-    eventually("only the pool's agent is left", || async { descendants(world.node.process().pid()).len() <= 1 })
-        .await?;
+    eventually("only the pool's agent is left", || async { agents(&world).len() <= 1 }).await?;
     for (subject, workload) in [("wasm", &wasm), ("script", &script)] {
         assert!(body(&world.call(subject, "hello").await?)?.starts_with(b"hello"));
         let came = scaled(&mut events, "call").await?;
@@ -122,16 +128,16 @@ async fn calls_that_queue_bring_more_agents_and_never_more_than_there_may_be() -
     let (world, mut events) = several(json!({})).await?;
     let slow = limited(&world, "slow", SLOW, one_at_a_time(3)).await?;
     let replies = join_all((0..60).map(|_| world.call("slow", ""))).await;
-    let mut agents = std::collections::BTreeSet::new();
+    let mut answered = std::collections::BTreeSet::new();
     for reply in replies {
-        agents.insert(body(&reply?)?.to_vec());
+        answered.insert(body(&reply?)?.to_vec());
     }
-    assert!((2..=3).contains(&agents.len()), "{} agents", agents.len());
+    assert!((2..=3).contains(&answered.len()), "{} agents", answered.len());
     let grown = scaled(&mut events, "queue").await?;
     assert!(grown["instances"].as_u64().is_some_and(|n| (2..=3).contains(&n)), "{grown}");
     eventually("three at most", || async { instances(&world, &slow).await.is_ok_and(|(_, n)| n <= Some(3)) }).await?;
     world.stop(&slow).await?;
-    eventually("all agents are gone with it", || async { descendants(world.node.process().pid()).len() <= 2 }).await
+    eventually("all agents are gone with it", || async { agents(&world).len() <= 2 }).await
 }
 
 #[tokio::test]
@@ -140,9 +146,10 @@ async fn an_agent_that_is_lost_takes_its_calls_with_it_and_the_others_go_on() ->
     let slow = limited(&world, "slow", SLOW, one_at_a_time(3)).await?;
     join_all((0..60).map(|_| world.call("slow", ""))).await;
     scaled(&mut events, "queue").await?;
-    // An agent that has a function has its worker below it.
-    let busy = |pid: &u32| !descendants(*pid).is_empty();
-    let victim = descendants(world.node.process().pid()).into_iter().find(busy).context("an agent")?;
+    // All but those of the pool, which are the youngest.
+    let (mut all, pooled) = (agents(&world), world.info().await?.available_agents);
+    all.sort_unstable();
+    let victim = all.get(all.len() - pooled - 1).context("an agent with the function")?;
     kill_process(Pid::from_raw(victim.cast_signed()).context("pid")?, Signal::KILL)?;
     let lost = scaled(&mut events, "lost").await?;
     assert_eq!(lost["workload_id"], json!(slow.id));
