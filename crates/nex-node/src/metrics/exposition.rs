@@ -122,7 +122,7 @@ level 0.25
     #[test]
     fn a_family_without_samples_leaves_no_trace() {
         let mut exposition = Exposition::default();
-        drop(exposition.family("nothing", Kind::Gauge, "Nothing"));
+        exposition.family("nothing", Kind::Gauge, "Nothing");
         assert_eq!(exposition.into_text(), "");
     }
 
