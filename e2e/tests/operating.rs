@@ -16,6 +16,7 @@ use nex_protocol::envelope::{self, EnvelopeError, kind};
 use nex_protocol::{Code, WorkloadType};
 use nex_testkit::{NatsServer, NexNode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A service that writes a line to each of its outputs ten times a second, for as long as it runs.
 const TALKS: &str = "while :; do echo out; echo err >&2; sleep 0.1; done";
@@ -300,6 +301,64 @@ async fn micro(world: &World, subject: &str) -> Result<Value> {
     eventually("the service is there", || async { world.nats.request(subject.to_owned(), "".into()).await.is_ok() })
         .await?;
     Ok(serde_json::from_slice(&world.call(subject, "").await?.payload)?)
+}
+
+#[tokio::test]
+async fn prometheus_is_told_what_workloads_pool_and_requests_have_come_to() -> Result<()> {
+    let world = World::with(json!({"otel_metrics": true, "otel_metrics_port": 0})).await?;
+    let line = world.node.log().find(|line| Some(line.split_once("http://")?.1.split_once("/metrics")?.0.to_owned()));
+    let address = tokio::time::timeout(PATIENCE, line).await?.context("where they are served")?;
+    world
+        .function("f", WorkloadType::V8, b"(s, p) => { if (!p.length) throw new Error('no'); return p; }", "f")
+        .await?;
+    world.shell_service("talker", TALKS, true).await?;
+    for payload in ["a", "b", ""] {
+        world.call("f", payload).await?;
+    }
+    let one = r#"{namespace="default",workload_name="f"}"#;
+    let counted = [
+        format!("nex_function_trigger_total{one} 2"),
+        format!("nex_function_failed_trigger_total{one} 1"),
+        format!("nex_function_instances{one} 1"),
+        format!("nex_function_calls_running{one} 0"),
+        r#"nex_workload_up{namespace="default",workload_name="talker",workload_type="native",state="running"} 1"#
+            .into(),
+        r#"nex_workload_count{namespace="default",workload_type="v8"} 1"#.into(),
+        "nex_pool_claims_total 2".into(),
+        r#"nex_control_requests_total{endpoint="DEPLOY"} 2"#.into(),
+        r#"nex_control_refusals_total{endpoint="DEPLOY"} 0"#.into(),
+        format!("nex_node_info{{id=\"{}\",version=\"{}\"}} 1", world.node.id(), env!("CARGO_PKG_VERSION")),
+    ];
+    // Counted after the reply.
+    eventually("all is counted", || async {
+        let text = scrape(&address).await.unwrap();
+        counted.iter().all(|line| text.lines().any(|found| found == line))
+    })
+    .await?;
+    let text = scrape(&address).await?;
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_default();
+        line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or(f64::NAN)
+    };
+    assert!(value("process_open_fds") > 3.0 && value("process_resident_memory_bytes") > 1e6, "{text}");
+    assert!(!text.contains("nex_total_vcpu_allocation_count"), "there are no machines here:\n{text}");
+    let user = User::at(world.server.url())?;
+    let told = user.json(&["node", "info", world.node.id(), "--json"]).await;
+    assert!(told["pool"]["claims"] == 2 && told["pool"]["target"].as_u64() >= Some(1), "{told}");
+    assert!(world.node.terminate().await?.success());
+    assert!(scrape(&address).await.is_err(), "nobody listens any more");
+    Ok(())
+}
+
+/// One scrape, as Prometheus does it.
+async fn scrape(address: &str) -> Result<String> {
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("a head")?;
+    anyhow::ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    Ok(body.to_owned())
 }
 
 fn json_lines(text: &str) -> Vec<Value> {

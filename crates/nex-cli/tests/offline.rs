@@ -235,6 +235,42 @@ fn node_up_without_a_server_ends_with_one_error() {
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
 
+/// A configuration that needs no agent of this machine: what it names is there, and never started.
+fn with_an_agent(nex: &Nex) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let agent = nex.file("agent", "#!/bin/false\n");
+    std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o755)).unwrap();
+    nex.file("node.json", serde_json::json!({"no_sandbox": true, "agent_path": agent}).to_string())
+}
+
+#[test]
+fn node_up_says_what_to_do_when_the_port_for_metrics_is_taken() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let nex = nex().with("NEX_NODE_METRICS_PORT", &port);
+    let (config, state) = (with_an_agent(&nex), nex.path("state"));
+    let up = ["node", "up", "--config", &config, "--state-dir", &state, "--loglevel", "none", "--metrics"];
+    let message = nex.failure(1, &up);
+    let begin = format!("cannot serve metrics on 127.0.0.1:{port}: another program listens there");
+    assert!(message.starts_with(&begin) && message.contains("--metrics_port"), "{message}");
+}
+
+#[test]
+fn metrics_are_for_prometheus_and_a_file_is_refused_with_what_to_use_instead() {
+    let nex = nex();
+    let config = with_an_agent(&nex);
+    let check = ["node", "check", "--config", &config, "--metrics", "--metrics_port=0", "--otel_metrics_exporter"];
+    assert!(nex.success(&[&check[..], &["prometheus"]].concat()).ends_with(": ok\n"));
+    let refused = nex.run(&[&check[..], &["file"]].concat());
+    let text = String::from_utf8(refused.stdout).unwrap();
+    assert!(!refused.status.success() && text.contains("use \"prometheus\""), "{text}");
+    let unwanted = nex.file(
+        "off.json",
+        std::fs::read_to_string(&config).unwrap().replacen('{', r#"{"otel_metrics_exporter":"file","#, 1),
+    );
+    nex.success(&["node", "check", "--config", &unwanted]);
+}
+
 #[test]
 fn node_up_wants_the_configuration_it_was_given() {
     let message = nex().failure(1, &["node", "up", "--config", "missing.json"]);

@@ -13,6 +13,7 @@ pub mod control;
 pub mod embedded;
 pub mod host;
 pub mod lame_duck;
+pub mod metrics;
 mod node;
 pub mod pools;
 pub mod publisher;
@@ -31,7 +32,7 @@ use nex_protocol::log::Level;
 pub use nex_sandbox::microvm::reaper::reap;
 use tokio::sync::mpsc::Receiver;
 
-use crate::config::Config;
+use crate::config::{Config, MetricsExporter};
 
 /// A node cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,9 @@ pub enum NodeError {
     /// The node's own nats-server does not start.
     #[error(transparent)]
     Embedded(#[from] embedded::EmbeddedError),
+    /// The endpoint for metrics cannot listen.
+    #[error(transparent)]
+    Metrics(#[from] metrics::BindError),
     /// Agents cannot be started at all.
     #[error("cannot start agents: {0}")]
     Agents(String),
@@ -84,6 +88,12 @@ pub struct Overrides {
     pub nats_embedded: bool,
     /// Group of nodes.
     pub nexus: Option<String>,
+    /// Serves metrics.
+    pub metrics: Option<bool>,
+    /// Where.
+    pub metrics_port: Option<u16>,
+    /// How they are given.
+    pub metrics_exporter: Option<MetricsExporter>,
 }
 
 impl Overrides {
@@ -103,6 +113,10 @@ impl Overrides {
         if let Some(nexus) = &self.nexus {
             config.nexus.clone_from(nexus);
         }
+        let metrics = &mut config.metrics;
+        metrics.on = self.metrics.unwrap_or(metrics.on);
+        metrics.port = self.metrics_port.unwrap_or(metrics.port);
+        metrics.exporter = self.metrics_exporter.unwrap_or(metrics.exporter);
         config
     }
 }
@@ -127,6 +141,13 @@ pub fn check(config: &Config, overrides: &Overrides) -> Vec<String> {
         && let Err(error) = host::nats_server(&config)
     {
         problems.push(format!("{error}: it is needed for a NATS server of the node's own"));
+    }
+    if config.metrics.on && config.metrics.exporter == MetricsExporter::File {
+        problems.push(
+            "otel_metrics_exporter: \"file\" is not there, nor is metrics.log; use \"prometheus\", which serves them on \
+             http://<otel_metrics_host>:<otel_metrics_port>/metrics"
+                .to_owned(),
+        );
     }
     problems
 }

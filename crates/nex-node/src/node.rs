@@ -1,10 +1,10 @@
 //! A node's life: build, run, drain.
 //!
 //! ```text
-//! build: state directory -> (embedded NATS) -> connection -> agents' pool
-//! run:   control interface, workloads of an earlier life, autostart, heartbeats; until told to end, by a signal or by
+//! build: state directory -> (port for metrics) -> (embedded NATS) -> connection -> agents' pool
+//! run:   (metrics), control interface, workloads of an earlier life, autostart, heartbeats; until told to end, by a signal or by
 //!        lame duck mode, whose delay is over
-//! drain: no new work -> workloads end in order -> pool -> last event -> connection -> (embedded NATS)
+//! drain: no new work -> workloads end in order -> pool -> (metrics) -> last event -> connection -> (embedded NATS)
 //! ```
 
 use std::future::Future;
@@ -36,7 +36,7 @@ use crate::workload::Record;
 use crate::workload::actor::{self, Shared};
 use crate::workload::budget::Budget;
 use crate::workload::table::Table;
-use crate::{LogLine, NodeError, Overrides, host, sandbox};
+use crate::{LogLine, NodeError, Overrides, host, metrics, sandbox};
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(30);
@@ -48,6 +48,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(crate) struct Node {
     control: Arc<Control>,
     places: Places,
+    metrics: Option<metrics::Endpoint>,
     embedded: Option<EmbeddedNats>,
     pid_file: Option<PidFile>,
 }
@@ -63,6 +64,7 @@ impl Node {
         let state_path = config.state_dir.clone().unwrap_or_else(StateDir::default_path);
         let state = StateDir::open(&state_path)?;
         let pid_file = config.pid_filepath.as_deref().map(PidFile::write).transpose()?;
+        let metrics = metrics::Endpoint::bind(&config.metrics).await?;
         let mut settings = nats;
         let embedded = match &config.public_nats_server {
             Some(server) => {
@@ -102,7 +104,7 @@ impl Node {
             announced: watch::Sender::new(false),
         });
         let control = Arc::new(Control::new(shared, node_id, tags, types));
-        Ok(Self { control, places, embedded, pid_file })
+        Ok(Self { control, places, metrics, embedded, pid_file })
     }
 
     /// Runs until told to end, then drains.
@@ -111,8 +113,10 @@ impl Node {
         log: Option<Receiver<LogLine>>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), NodeError> {
-        let Node { control, places, embedded, pid_file } = self;
+        let Node { control, places, metrics, embedded, pid_file } = self;
         let shared = Arc::clone(&control.shared);
+        let metrics = metrics.map(|endpoint| endpoint.serve(Arc::clone(&control)));
+        let leaving = Leaving { places, metrics, embedded, pid_file };
         if let Some(mut log) = log {
             let publisher = shared.publisher.clone();
             // To the very end: it goes with the runtime.
@@ -130,7 +134,7 @@ impl Node {
                 Some(reason) => error!(reason, "agents do not start; deploys are refused until they do"),
             },
             // The drain below ends what there is by then.
-            () = &mut shutdown => return drain(&control, None, places, embedded, pid_file).await,
+            () = &mut shutdown => return drain(&control, None, leaving).await,
         }
         // Before the first request: who repeats the deploy of a workload that comes back must not be first, and who
         // asks for the workload must find it.
@@ -160,23 +164,29 @@ impl Node {
             () = &mut shutdown => {}
             () = shared.lame_duck.over() => info!("the delay of lame duck mode is over: the node leaves"),
         }
-        drain(&control, Some(serving), places, embedded, pid_file).await
+        drain(&control, Some(serving), leaving).await
     }
 }
 
-/// Leaves in order; see the module's header.
-async fn drain(
-    control: &Control,
-    serving: Option<JoinSet<()>>,
+/// What a node ends when it leaves.
+struct Leaving {
     places: Places,
+    metrics: Option<metrics::Serving>,
     embedded: Option<EmbeddedNats>,
     pid_file: Option<PidFile>,
-) -> Result<(), NodeError> {
+}
+
+/// Leaves in order; see the module's header.
+async fn drain(control: &Control, serving: Option<JoinSet<()>>, leaving: Leaving) -> Result<(), NodeError> {
+    let Leaving { places, metrics, embedded, pid_file } = leaving;
     info!("stopping: no new work is taken, workloads end in order");
     let shared = &control.shared;
     shared.table.close();
     stop_all(shared).await;
     places.close().await;
+    if let Some(metrics) = metrics {
+        metrics.close().await;
+    }
     // Who was never announced does not take leave; and nothing is heard of a node after it has.
     if let Some(mut serving) = serving {
         serving.shutdown().await;

@@ -144,6 +144,7 @@ fn what_is_sent_fits_its_schema() {
         machines: vec![machine],
         memory: Some(info::Memory::default()),
         allow_duplicate_workloads: Some(true),
+        pool: Some(info::PoolSummary { last_error: Some("no kernel".into()), ..Default::default() }),
         ..Default::default()
     };
     let replies = [

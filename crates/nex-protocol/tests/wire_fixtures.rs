@@ -10,7 +10,7 @@ use std::fmt;
 
 use nex_protocol::control::auction::AuctionRequest;
 use nex_protocol::control::deploy::{DeployRequest, NatsConnection, RunResponse};
-use nex_protocol::control::info::{InfoResponse, MachineSummary, Memory, WorkloadSummary};
+use nex_protocol::control::info::{InfoResponse, MachineSummary, Memory, PoolSummary, WorkloadSummary};
 use nex_protocol::control::ping::PingResponse;
 use nex_protocol::control::stop::{StopRequest, StopResponse};
 use nex_protocol::envelope::{self, EnvelopeError, kind};
@@ -380,12 +380,15 @@ fn an_info_reply_of_go_reads_and_ours_has_its_bytes_before_our_own_members() {
         supported_workload_types: vec!["native".into(), "v8".into()],
         available_agents: 0,
         allow_duplicate_workloads: None,
+        pool: None,
     };
     reply("info_response", kind::INFO, &expected);
 
     let mut ours = expected;
     ours.available_agents = 2;
     ours.allow_duplicate_workloads = Some(true);
+    ours.pool =
+        Some(PoolSummary { ready: 2, target: 2, last_error: Some("no kernel".into()), ..PoolSummary::default() });
     for machine in &mut ours.machines {
         machine.workload.id.clone_from(&machine.id);
         machine.workload.essential = true;
@@ -400,6 +403,7 @@ fn an_info_reply_of_go_reads_and_ours_has_its_bytes_before_our_own_members() {
     let extra = [
         "data.available_agents",
         "data.allow_duplicate_workloads",
+        "data.pool",
         "data.machines[].workload.uptime",
         "data.machines[].workload.limits",
         "data.machines[].workload.id",

@@ -69,6 +69,16 @@ pub(crate) struct NodeOverrides {
     /// Group of nodes this one belongs to [default: nexus]
     #[arg(long, value_name = "NAME")]
     pub(crate) nexus: Option<String>,
+    /// Serve metrics for Prometheus
+    #[arg(long, env = "NEX_NODE_METRICS", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
+    pub(crate) metrics: Option<bool>,
+    /// Port of the metrics, 0 for a free one [default: 8085]
+    #[arg(long = "metrics_port", alias = "metrics-port", env = "NEX_NODE_METRICS_PORT", value_name = "PORT")]
+    pub(crate) metrics_port: Option<u16>,
+    /// How metrics are given [default: prometheus]
+    #[arg(long = "otel_metrics_exporter", alias = "otel-metrics-exporter", value_enum, value_name = "KIND")]
+    pub(crate) metrics_exporter: Option<MetricsExporter>,
 }
 
 impl NodeOverrides {
@@ -81,6 +91,25 @@ impl NodeOverrides {
 /// A tag; nothing at all stands for none, so that the environment variable may be set to nothing.
 fn tag(text: &str) -> Result<(String, String), String> {
     if text.is_empty() { Ok((String::new(), String::new())) } else { key_value(text) }
+}
+
+/// How metrics are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MetricsExporter {
+    /// On a port, to Prometheus
+    Prometheus,
+    /// Known of Go Nex, and refused with what to use instead
+    #[value(hide = true)]
+    File,
+}
+
+impl From<MetricsExporter> for nex_node::config::MetricsExporter {
+    fn from(exporter: MetricsExporter) -> Self {
+        match exporter {
+            MetricsExporter::Prometheus => Self::Prometheus,
+            MetricsExporter::File => Self::File,
+        }
+    }
 }
 
 /// Where NATS comes from.

@@ -1,7 +1,7 @@
 //! `nex node info`: one node, and the workloads of the namespace on it.
 
 use anyhow::Result;
-use nex_protocol::control::info::{InfoResponse, MachineSummary};
+use nex_protocol::control::info::{InfoResponse, MachineSummary, PoolSummary};
 use serde::Serialize;
 
 use super::node_reference;
@@ -43,6 +43,12 @@ fn block(node: &str, info: &InfoResponse, full: bool) -> Block {
     }
     if full {
         block.value("Ready Agents", info.available_agents.to_string());
+        if let Some(pool) = &info.pool {
+            block.value("Pool", pool_line(pool));
+            if let Some(error) = &pool.last_error {
+                block.value("Pool Error", error);
+            }
+        }
     }
     if let Some(memory) = &info.memory {
         block.heading("Memory in kB:");
@@ -57,6 +63,11 @@ fn block(node: &str, info: &InfoResponse, full: bool) -> Block {
         }
     }
     block
+}
+
+fn pool_line(pool: &PoolSummary) -> String {
+    let PoolSummary { ready, target, claims, misses, failures, .. } = pool;
+    format!("{ready} of {target} ready; {claims} claimed, {misses} of them after a wait; {failures} failed to start")
 }
 
 fn workload(block: &mut Block, machine: &MachineSummary, full: bool) {
@@ -133,5 +144,23 @@ Workloads:
          Name: echoservice
   Description: Workload published in devmode";
         assert_eq!(block("NBS3", &info, false).render(), expected);
+    }
+
+    #[test]
+    fn the_pool_is_shown_when_all_is_asked_for_and_the_node_tells() {
+        let pool = PoolSummary {
+            ready: 1,
+            target: 2,
+            claims: 9,
+            misses: 3,
+            failures: 1,
+            last_error: Some("no kernel".into()),
+        };
+        let told = InfoResponse { pool: Some(pool), ..InfoResponse::default() };
+        let full = block("NBS3", &told, true).render();
+        assert!(full.contains("Pool: 1 of 2 ready; 9 claimed, 3 of them after a wait; 1 failed to start"), "{full}");
+        assert!(full.contains("Pool Error: no kernel"), "{full}");
+        assert!(!block("NBS3", &told, false).render().contains("Pool"));
+        assert!(!block("NBS3", &InfoResponse::default(), true).render().contains("Pool"), "a node of Go Nex");
     }
 }

@@ -58,6 +58,9 @@ pub(super) fn overrides(args: &NodeOverrides) -> Overrides {
         state_dir: args.state_dir.clone(),
         nats_embedded: args.nats == Some(NatsSource::Embedded),
         nexus: args.nexus.clone(),
+        metrics: args.metrics,
+        metrics_port: args.metrics_port,
+        metrics_exporter: args.metrics_exporter.map(Into::into),
     }
 }
 

@@ -12,12 +12,12 @@ use serde_json::Value;
 use super::reader::{Report, Section};
 use super::{
     AutostartWorkload, Cni, Config, ConfigErrors, FurtherTemplate, HostServices, JailerUsers, Loaded, MachineTemplate,
-    NAMESPACE, NetworkKind, NodeLimits, PublicNatsServer, RateLimiters, Scratch, TokenBucket, Vmm, WorkloadCaps,
-    host_services,
+    MetricsExporter, NAMESPACE, NetworkKind, NodeLimits, PublicNatsServer, RateLimiters, Scratch, TokenBucket, Vmm,
+    WorkloadCaps, host_services,
 };
 
 /// Keys of Go Nex that have no effect here, and why.
-const WITHOUT_EFFECT: [(&str, &str); 12] = [
+const WITHOUT_EFFECT: [(&str, &str); 9] = [
     ("agent_plugin_path", "provider plugins are not supported"),
     ("internal_node_host", "agents are reached by a private socket, not by a network"),
     ("internal_node_port", "agents are reached by a private socket, not by a network"),
@@ -25,11 +25,8 @@ const WITHOUT_EFFECT: [(&str, &str); 12] = [
     ("internal_node_debug", "there is no internal NATS server"),
     ("internal_node_trace", "there is no internal NATS server"),
     ("preserve_network", "the node never touches networks that it did not make"),
-    ("otel_metrics", "set by flags of `nex node up`"),
-    ("otel_metrics_port", "set by flags of `nex node up`"),
-    ("otel_metrics_exporter", "set by flags of `nex node up`"),
-    ("otel_traces", "set by flags of `nex node up`"),
-    ("otel_traces_exporter", "set by flags of `nex node up`"),
+    ("otel_traces", "there are no traces yet"),
+    ("otel_traces_exporter", "there are no traces yet"),
 ];
 
 pub(super) fn parse(json: &str) -> Result<Loaded, ConfigErrors> {
@@ -46,6 +43,7 @@ pub(super) fn parse(json: &str) -> Result<Loaded, ConfigErrors> {
     policies(&mut root, &mut config);
     workloads(&mut root, &mut config);
     nats(&mut root, &mut config);
+    metrics(&mut root, &mut config);
     for (key, why) in WITHOUT_EFFECT {
         if root.take::<Any>(key).is_some() {
             root.warn(key, format!("without effect: {why}"));
@@ -392,6 +390,25 @@ fn nats(root: &mut Section<'_>, config: &mut Config) {
     });
 }
 
+fn metrics(root: &mut Section<'_>, config: &mut Config) {
+    let metrics = &mut config.metrics;
+    set(&mut metrics.on, root.take("otel_metrics"));
+    let port = root.take_in("otel_metrics_port", 0..=65535);
+    set(&mut metrics.port, port.and_then(|port| u16::try_from(port).ok()));
+    if let Some(host) = root.take::<String>("otel_metrics_host") {
+        match host.parse() {
+            Ok(address) => metrics.host = address,
+            Err(_) => root.problem("otel_metrics_host", format!("'{host}' is no IP address")),
+        }
+    }
+    match root.take::<String>("otel_metrics_exporter").as_deref() {
+        None | Some("prometheus") => {}
+        // Refused when metrics are wanted, which a flag may say, too.
+        Some("file") => metrics.exporter = MetricsExporter::File,
+        Some(other) => root.problem("otel_metrics_exporter", format!("'{other}' is not \"prometheus\"")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -460,6 +477,27 @@ mod tests {
                 "zzz: unknown key, ignored",
             ]
         );
+    }
+
+    #[test]
+    fn metrics_are_off_until_they_are_wanted_and_then_for_this_machine_alone() {
+        let metrics = |text| parse(text).map(|loaded| loaded.config.metrics);
+        let default = metrics("{}").unwrap();
+        assert!(!default.on && default.host.is_loopback() && default.port == 8085);
+        let on = r#"{"otel_metrics":true,"otel_metrics_port":0,"otel_metrics_host":"::","otel_metrics_exporter":"prometheus"}"#;
+        let on = metrics(on).unwrap();
+        assert!(on.on && on.host.is_unspecified() && on.port == 0);
+        let errors = metrics(
+            r#"{"otel_metrics":"yes","otel_metrics_port":65536,"otel_metrics_host":"here","otel_metrics_exporter":"x"}"#,
+        )
+        .unwrap_err();
+        let expected = [
+            "otel_metrics: expected true or false, found a text",
+            "otel_metrics_port: must be from 0 to 65535, is 65536",
+            "otel_metrics_host: 'here' is no IP address",
+            "otel_metrics_exporter: 'x' is not \"prometheus\"",
+        ];
+        assert_eq!(errors.problems, expected);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod reader;
 mod templates;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 pub use templates::{FurtherTemplate, GUEST_OVERHEAD, MachineTemplate};
@@ -78,6 +79,8 @@ pub struct Config {
     pub machine_template: MachineTemplate,
     /// Further sizes of microVMs, for workloads that ask for more (`machine_templates`).
     pub machine_templates: Vec<FurtherTemplate>,
+    /// The endpoint for Prometheus (`otel_metrics`).
+    pub metrics: MetricsEndpoint,
     /// How the microVMs' networks are made (`network`, `auto`).
     pub network: NetworkKind,
     /// Network of the microVMs (`cni`).
@@ -339,6 +342,34 @@ impl Default for PublicNatsServer {
     }
 }
 
+/// Where metrics are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MetricsEndpoint {
+    /// Whether they are (`otel_metrics`, false).
+    pub on: bool,
+    /// Address to listen on (`otel_metrics_host`, 127.0.0.1).
+    pub host: IpAddr,
+    /// Port; 0 takes a free one (`otel_metrics_port`, 8085).
+    pub port: u16,
+    /// How they are given (`otel_metrics_exporter`, `prometheus`).
+    pub exporter: MetricsExporter,
+}
+
+/// How metrics are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsExporter {
+    /// To Prometheus, which asks for them.
+    Prometheus,
+    /// Into a file: what Go Nex does and this node refuses.
+    File,
+}
+
+impl Default for MetricsEndpoint {
+    fn default() -> Self {
+        Self { on: false, host: Ipv4Addr::LOCALHOST.into(), port: 8085, exporter: MetricsExporter::Prometheus }
+    }
+}
+
 /// A token bucket.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TokenBucket {
@@ -445,6 +476,7 @@ impl Default for Config {
             machine_pool_size: 1,
             machine_template: MachineTemplate { vcpu_count: 1, memsize_mib: 256 },
             machine_templates: Vec::new(),
+            metrics: MetricsEndpoint::default(),
             network: NetworkKind::Auto,
             egress: EgressPolicy::default(),
             cni: Cni {

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use super::{Command, Control};
+use crate::metrics::Requests;
 
 /// Name of the service.
 const NAME: &str = "nex";
@@ -57,6 +58,11 @@ impl Endpoint {
             counts.errors += 1;
             counts.last_error = format!("{}:{}", fault.code.number(), fault.message);
         }
+    }
+
+    fn requests(&self) -> Requests {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        Requests { endpoint: self.name, all: counts.requests, refused: counts.errors, took: counts.time }
     }
 
     fn counts(&self) -> Counts {
@@ -166,6 +172,11 @@ pub(super) async fn serve(control: &Arc<Control>, serving: &mut JoinSet<()>) {
 }
 
 impl Control {
+    /// How many requests each endpoint had.
+    pub(crate) fn requests(&self) -> Vec<Requests> {
+        self.endpoints.iter().map(|endpoint| endpoint.requests()).collect()
+    }
+
     async fn describe(&self, request: Message) {
         let reply = request.reply.filter(|reply| subject::may_be_answered_to(reply));
         let (Some(verb), Some(reply)) = (Verb::of(&request.subject), reply) else { return };

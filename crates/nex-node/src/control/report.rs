@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nex_protocol::control::auction::AuctionRequest;
-use nex_protocol::control::info::{InfoResponse, MachineSummary, WorkloadSummary};
+use nex_protocol::control::info::{InfoResponse, MachineSummary, PoolSummary, WorkloadSummary};
 use nex_protocol::control::ping::PingResponse;
 use nex_protocol::control::workload_ping::{WorkloadPingMachine, WorkloadPingResponse};
 use nex_protocol::{Namespace, uptime};
@@ -26,6 +26,7 @@ impl Control {
     /// The node and the workloads of one namespace.
     pub(super) fn info(&self, namespace: &Namespace) -> InfoResponse {
         let ping = self.ping();
+        let pool = self.shared.pools.usual().status();
         InfoResponse {
             version: ping.version,
             uptime: ping.uptime,
@@ -34,8 +35,16 @@ impl Control {
             memory: host::memory(),
             machines: self.shared.table.of(namespace).iter().map(|workload| summary(workload)).collect(),
             supported_workload_types: self.type_names().into_iter().map(str::to_owned).collect(),
-            available_agents: self.shared.pools.usual().status().ready,
+            available_agents: pool.ready,
             allow_duplicate_workloads: Some(self.shared.config.allow_duplicate_workloads),
+            pool: Some(PoolSummary {
+                ready: pool.ready,
+                target: pool.target,
+                claims: pool.claims,
+                misses: pool.misses,
+                failures: pool.failures,
+                last_error: pool.last_error,
+            }),
         }
     }
 

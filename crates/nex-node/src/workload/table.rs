@@ -61,6 +61,11 @@ impl Workload {
         self.lock().1.clone().unwrap_or_default()
     }
 
+    /// Size of its artifact; 0 until it is known.
+    pub fn size(&self) -> u64 {
+        self.lock().0
+    }
+
     fn lock(&self) -> MutexGuard<'_, (u64, Option<String>)> {
         self.artifact.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -35,6 +35,28 @@ pub struct InfoResponse {
     /// Whether one artifact may run twice in a namespace (0.3.0-rc1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_duplicate_workloads: Option<bool>,
+    /// The warm pool, ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolSummary>,
+}
+
+/// The warm pool of agents, and what it has done since the node started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct PoolSummary {
+    /// Agents that can be claimed at once.
+    pub ready: usize,
+    /// Agents that are kept ready now: the pool's size, and more while there is a demand.
+    pub target: usize,
+    /// Agents that were handed over.
+    pub claims: u64,
+    /// Of these, those who had to wait for one.
+    pub misses: u64,
+    /// Preparations that failed.
+    pub failures: u64,
+    /// Why the last preparation failed; left out once one succeeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
 }
 
 /// Memory in kB, from `/proc/meminfo`.
