@@ -28,6 +28,15 @@ pub(crate) struct Wasmtime {
     program: Program,
 }
 
+/// What becomes of an instance's memory when the instance is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// It goes back to the kernel, and is asked for anew, page by page.
+    Returned,
+    /// It is kept, and written over.
+    Kept,
+}
+
 enum Program {
     Module(InstancePre<WasiP1Ctx>),
     Component(CommandPre<Guest>),
@@ -50,10 +59,13 @@ fn plain(error: wasmtime::Error) -> anyhow::Error {
 
 impl Wasmtime {
     /// Compiles the function of this kind.
-    pub(crate) fn new(kind: Kind) -> Result<Self> {
+    pub(crate) fn new(kind: Kind, pages: Pages) -> Result<Self> {
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(32).total_core_instances(512).total_memories(128).total_tables(512);
         pool.max_memory_size(256 << 20);
+        if pages == Pages::Kept {
+            pool.linear_memory_keep_resident(2 << 20).table_keep_resident(64 << 10);
+        }
         let mut config = Config::new();
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let engine = Engine::new(&config).map_err(plain)?;

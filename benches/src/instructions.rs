@@ -91,6 +91,11 @@ impl Pure {
         if self == Self::VerifyClaim { 20 } else { 1000 }
     }
 
+    /// The most repetitions in one run: see [`run`].
+    fn most(self) -> usize {
+        self.repetitions() / 2 + self.repetitions()
+    }
+
     /// Does it so many times.
     pub(crate) fn repeat(self, count: usize) -> Result<()> {
         match self {
@@ -98,12 +103,12 @@ impl Pure {
                 let message = invoke();
                 again(count, || encoded(black_box(&message).clone()))
             }
-            Self::DecodeInvoke => decode::<ToAgent>(&encoded(invoke())?, count),
+            Self::DecodeInvoke => decode::<ToAgent>(&encoded(invoke())?, self.most(), count),
             Self::EncodeOutcome => {
                 let message = outcome();
                 again(count, || encoded(black_box(&message).clone()))
             }
-            Self::DecodeOutcome => decode::<ToNode>(&encoded(outcome())?, count),
+            Self::DecodeOutcome => decode::<ToNode>(&encoded(outcome())?, self.most(), count),
             Self::DecodeDeploy => {
                 let text = serde_json::to_vec(&deploy_request()?)?;
                 again(count, || Ok(serde_json::from_slice::<DeployRequest>(black_box(&text))?))
@@ -177,10 +182,10 @@ fn encoded<M: Message>(message: M) -> Result<BytesMut> {
     Ok(bytes)
 }
 
-fn decode<M: Message>(bytes: &BytesMut, count: usize) -> Result<()> {
-    // The stream is prepared for all repetitions: filling it would count as well.
+fn decode<M: Message>(bytes: &BytesMut, most: usize, count: usize) -> Result<()> {
+    // As long for few repetitions as for many: otherwise filling it would be counted.
     let mut stream = BytesMut::new();
-    for _ in 0..count {
+    for _ in 0..most {
         stream.extend_from_slice(bytes);
     }
     again(count, || {
