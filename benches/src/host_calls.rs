@@ -5,15 +5,16 @@
 
 use anyhow::{Context, Result};
 use async_nats::jetstream;
-use futures_util::StreamExt as _;
 use nex_e2e::{World, body};
 use nex_protocol::WorkloadType::{V8, Wasm};
 use nex_testkit::examples;
 use serde_json::json;
 
-use crate::Effort;
-use crate::figures::{median, percentile, timed};
-use crate::report::{Line, Report};
+use crate::effort::Effort;
+use crate::figures::timed;
+use crate::report::Report;
+use crate::responder;
+use crate::turns::Turns;
 
 const NAME: &str = "host-calls";
 
@@ -58,36 +59,13 @@ const CASES: [Case; 5] = [
     Case { what: "component messaging request", subject: "bench.wasm.time", kind: "request", trip: Trip::Request },
 ];
 
-/// Answers on `bench.echo`, on a thread of its own, for as long as the program runs. Ready when this returns.
-fn echo(url: String) -> Result<()> {
-    let (ready, is_ready) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let answer = async {
-            let client = async_nats::connect(url).await?;
-            let mut asked = client.subscribe("bench.echo").await?;
-            nex_e2e::round_trip(&client).await?;
-            ready.send(())?;
-            while let Some(message) = asked.next().await {
-                if let Some(reply) = message.reply {
-                    client.publish(reply, message.payload).await?;
-                }
-            }
-            anyhow::Ok(())
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.context("no runtime").and_then(|runtime| runtime.block_on(answer))
-    });
-    is_ready.recv().context("the echo did not start")
-}
-
 /// Measures all of it.
 pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
     let world = World::with(json!({"functions": {"timeout_ms": 60_000}})).await?;
-    report.server(&world.nats.server_info().version);
     world.function("script", V8, SCRIPT.as_bytes(), "bench.js").await?;
     world.function("guest", Wasm, &std::fs::read(examples()?.probe()?)?, "bench.wasm.*").await?;
 
-    echo(world.server.url())?;
+    let _responder = responder::start(world.server.url()).await?;
 
     let client = world.server.client().await?;
     // The first calls make the buckets.
@@ -101,20 +79,18 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
     }
 
     for case in &CASES {
-        let (mut p50, mut p99) = (Vec::new(), Vec::new());
-        let (mut base50, mut base99) = (Vec::new(), Vec::new());
-        let (mut above, mut ratio) = (Vec::new(), Vec::new());
+        let mut turns = Turns::default();
         for _ in 0..effort.rounds {
-            let mut base = match case.trip {
+            let base = match case.trip {
                 Trip::Get => {
-                    timed(effort.operations, || async {
+                    timed(effort.operations, async || {
                         stream.direct_get_last_for_subject("$KV.hs_default_script_kv.key").await?;
                         Ok(())
                     })
                     .await?
                 }
                 Trip::Request => {
-                    timed(effort.operations, || async {
+                    timed(effort.operations, async || {
                         client.request("bench.echo", "x".into()).await?;
                         Ok(())
                     })
@@ -122,30 +98,14 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
                 }
             };
             let reply = world.call(case.subject, format!("{} {}", case.kind, effort.operations)).await?;
-            let mut times: Vec<u64> = serde_json::from_slice(body(&reply)?).context("the function told no times")?;
-            let (mine, theirs) = (percentile(&mut times, 50)?, percentile(&mut base, 50)?);
-            p50.push(mine);
-            p99.push(percentile(&mut times, 99)?);
-            base50.push(theirs);
-            base99.push(percentile(&mut base, 99)?);
-            above.push(mine.saturating_sub(theirs));
-            ratio.push(mine.saturating_mul(1000) / theirs.max(1));
+            let times: Vec<u64> = serde_json::from_slice(body(&reply)?).context("the function told no times")?;
+            turns.add(times, base)?;
         }
-        let micros = |nanos: u64| nanos as f64 / 1000.0;
-        report.add(Line {
-            benchmark: NAME,
-            what: case.what.to_owned(),
-            baseline: match case.trip {
-                Trip::Get => "async-nats direct get".to_owned(),
-                Trip::Request => "async-nats request".to_owned(),
-            },
-            p50_us: micros(median(&p50)?),
-            p99_us: micros(median(&p99)?),
-            baseline_p50_us: micros(median(&base50)?),
-            baseline_p99_us: micros(median(&base99)?),
-            above_us: micros(median(&above)?),
-            ratio: micros(median(&ratio)?),
-        });
+        let baseline = match case.trip {
+            Trip::Get => "async-nats direct get",
+            Trip::Request => "async-nats request",
+        };
+        report.add(turns.line(NAME, case.what, baseline, None)?);
     }
     Ok(())
 }

@@ -14,9 +14,10 @@ use nex_e2e::machines::{BOOT, config, intruder, pieces};
 use nex_testkit::{NatsServer, NexNode};
 use serde_json::json;
 
-use crate::Effort;
+use crate::effort::Effort;
 use crate::figures::{median, nanos};
-use crate::report::{Report, Single};
+use crate::processes::proportional_kib;
+use crate::report::{Figure, Report};
 
 const NAME: &str = "machines";
 
@@ -27,11 +28,14 @@ const POOL: usize = 4;
 const READY: &str = "a machine is ready";
 
 pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
-    let Some(pieces) = pieces() else { return Ok(()) };
+    let Some(pieces) = pieces() else {
+        report.skip(NAME, "microVMs", "what they are made of is not all there: the reason stands above");
+        return Ok(());
+    };
     let monitor = pieces.monitor["vmm"].as_str().unwrap_or_default().to_owned();
     let rounds = effort.rounds.min(5);
     let mut add = |what: &str, value: f64, unit: &'static str| {
-        report.add_single(Single { benchmark: NAME, what: format!("{monitor}: {what}"), value, unit });
+        report.add_figure(Figure::new(NAME, format!("{monitor}: {what}"), value, unit));
     };
 
     let server = NatsServer::start().await?;
@@ -112,10 +116,4 @@ fn took_nanos(line: &str) -> Option<u64> {
         },
     };
     Some((number.parse::<f64>().ok()? * scale) as u64)
-}
-
-/// What a process takes of the machine's memory, shared pages by their share, KiB.
-fn proportional_kib(pid: u32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("Pss:"))?.trim().trim_end_matches("kB").trim().parse().ok()
 }

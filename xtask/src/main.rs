@@ -34,8 +34,8 @@ Usage: cargo xtask COMMAND
   demo             run the whole walk-through for real: server, node, three workloads, requests, replies
   test [-- ARGS]   run all tests; ARGS go to `cargo test`
   check            run the static checks: formatting, lints, documentation, licences
-  ci               run check, conformance, fuzz, demo and test
-  bench [ARGS]     measure, in release: --quick, --json FILE, names of benchmarks
+  ci               run check, conformance, fuzz, demo, bench (quickly) and test
+  bench [ARGS]     measure, in release; --help and --list say what, --quick shows that it works
   fuzz [--seconds N] [TARGET...]
                    fuzz the decoders, each for so long (20 s)
   conformance [-- ARGS]
@@ -128,6 +128,7 @@ fn ci() -> Result<()> {
     conformance::run(&mut steps, &[])?;
     fuzz::run(&mut steps, &[])?;
     steps.run("demo", || cargo::succeed(&mut prepare_demo()?));
+    steps.run("bench", || bench::run(&["--quick", "--profile", "dev"].map(OsString::from)));
     steps.run("test", || test::run(&[]));
     steps.close()
 }
