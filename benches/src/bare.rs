@@ -10,7 +10,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 use wasmtime::component::{Component, ResourceTable};
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, PoolingAllocationConfig, Store, component,
+    Config, Enabled, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, PoolingAllocationConfig, Store,
+    component,
 };
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::p2::bindings::CommandPre;
@@ -64,7 +65,10 @@ impl Wasmtime {
         pool.total_component_instances(32).total_core_instances(512).total_memories(128).total_tables(512);
         pool.max_memory_size(256 << 20);
         if pages == Pages::Kept {
-            pool.linear_memory_keep_resident(2 << 20).table_keep_resident(64 << 10);
+            // As agents have it where the kernel can tell which pages were written.
+            let kept = if PoolingAllocationConfig::is_pagemap_scan_available() { 8 << 20 } else { 64 << 10 };
+            pool.pagemap_scan(Enabled::Auto).linear_memory_keep_resident(kept).table_keep_resident(16 << 10);
+            pool.max_unused_warm_slots(0);
         }
         let mut config = Config::new();
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));

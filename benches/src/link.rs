@@ -60,6 +60,8 @@ impl Agent {
             work_dir,
             compiled_dir: None,
             deno: program("NEX_DENO", "deno"),
+            prestart: None,
+            start_timeout_ms: 60_000,
         };
         agent.to.send(ToAgent::Welcome(welcome)).await?;
         let start = Start {
