@@ -3,21 +3,27 @@
 //! Never in the way: bounded queues take them, one task publishes, and what does not fit (NATS is away, a workload
 //! floods its log) is dropped and counted, the count told in the node's log. Events of the life of nodes and workloads
 //! have a queue of their own, which goes first: no flood of lines or calls pushes them out.
+//!
+//! Events of calls and lines wait for [`GATHER`] and then go together: one by one, each would be a write to the server
+//! between the reply of a call and the next call. Nothing of a call's event is made before that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_nats::Client;
 use bytes::Bytes;
-use nex_protocol::event::{CloudEvent, Event, SYSTEM};
+use nex_protocol::event::{Envelope, Event, SYSTEM};
 use nex_protocol::log::{Entry, Level};
 use nex_protocol::{Namespace, WorkloadName, subject};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::LogLine;
+use crate::workload::Spec;
 
 /// Events that wait to be published.
 const EVENTS: usize = 4096;
@@ -25,8 +31,13 @@ const EVENTS: usize = 4096;
 /// Log lines and events of calls that wait to be published.
 const BULK: usize = 4096;
 
+/// Time that events of calls and lines wait for others to go with.
+const GATHER: Duration = Duration::from_millis(5);
+
 enum Item {
     Publish(String, Bytes),
+    /// A call, and when it ended.
+    Call(Box<Event>, Arc<Spec>, OffsetDateTime),
     /// Answered when all before it is with the server.
     Flush(oneshot::Sender<()>),
 }
@@ -46,33 +57,26 @@ impl Publisher {
         let (events, mut first) = mpsc::channel(EVENTS);
         let (bulk, mut second) = mpsc::channel(BULK);
         let dropped = Arc::new(AtomicU64::new(0));
-        let told = Arc::clone(&dropped);
+        let node_id: Arc<str> = node_id.into();
+        let task = Task { client, node_id: Arc::clone(&node_id), dropped: Arc::clone(&dropped) };
         tokio::spawn(async move {
+            let mut gathered = Gathered::default();
             loop {
-                let item = tokio::select! {
+                tokio::select! {
                     biased;
-                    Some(item) = first.recv() => item,
-                    Some(item) = second.recv() => item,
-                    else => return,
-                };
-                let lost = told.swap(0, Ordering::Relaxed);
-                if lost > 0 {
-                    warn!(lost, "events of calls or log lines were dropped: they came faster than NATS took them");
-                }
-                match item {
-                    Item::Publish(subject, body) => {
-                        if let Err(error) = client.publish(subject, body).await {
-                            warn!(%error, "cannot publish");
+                    Some(item) = first.recv() => task.publish(item).await,
+                    received = gathered.from(&mut second) => {
+                        if !received {
+                            return;
                         }
-                    }
-                    Item::Flush(done) => {
-                        let _ = client.flush().await;
-                        let _ = done.send(());
+                        for item in gathered.items.drain(..) {
+                            task.publish(item).await;
+                        }
                     }
                 }
             }
         });
-        Self { node_id: node_id.into(), events, bulk, dropped }
+        Self { node_id, events, bulk, dropped }
     }
 
     /// Publishes an event of the node itself.
@@ -85,22 +89,14 @@ impl Publisher {
         self.event(namespace.as_str(), Some(namespace.to_string()), event);
     }
 
+    /// Publishes the event of a call.
+    pub fn call_event(&self, spec: &Arc<Spec>, event: Event) {
+        self.publish(&self.bulk, Item::Call(Box::new(event), Arc::clone(spec), OffsetDateTime::now_utc()));
+    }
+
     fn event(&self, token: &str, namespace: Option<String>, event: &Event) {
-        let Ok(data) = serde_json::to_value(event) else { return };
-        let cloud_event = CloudEvent {
-            specversion: "1.0".to_owned(),
-            id: nuid::next().to_string(),
-            source: self.node_id.to_string(),
-            r#type: event.kind().to_owned(),
-            time: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
-            datacontenttype: "application/json".to_owned(),
-            namespace,
-            data,
-        };
-        let of_a_call = matches!(event, Event::FunctionExecSucceeded { .. } | Event::FunctionExecFailed { .. });
-        let queue = if of_a_call { &self.bulk } else { &self.events };
-        if let Ok(body) = serde_json::to_vec(&cloud_event) {
-            self.publish(queue, subject::event(token, event.kind()), body.into());
+        if let Some(item) = in_an_envelope(&self.node_id, token, namespace, event, OffsetDateTime::now_utc()) {
+            self.publish(&self.events, item);
         }
     }
 
@@ -108,7 +104,8 @@ impl Publisher {
     pub fn log(&self, namespace: &Namespace, id: &str, name: &WorkloadName, level: Level, text: String) {
         let entry = Entry { text, level, id: id.to_owned() };
         if let Ok(body) = serde_json::to_vec(&entry) {
-            self.publish(&self.bulk, subject::log(namespace, &self.node_id, id, name.as_str()), body.into());
+            let subject = subject::log(namespace, &self.node_id, id, name.as_str());
+            self.publish(&self.bulk, Item::Publish(subject, body.into()));
         }
     }
 
@@ -117,12 +114,12 @@ impl Publisher {
         let output = if line.level >= Level::Warn { "stderr" } else { "stdout" };
         let entry = Entry { text: line.text, level: line.level, id: self.node_id.to_string() };
         if let Ok(body) = serde_json::to_vec(&entry) {
-            self.publish(&self.bulk, subject::own_log(&self.node_id, output), body.into());
+            self.publish(&self.bulk, Item::Publish(subject::own_log(&self.node_id, output), body.into()));
         }
     }
 
-    fn publish(&self, queue: &mpsc::Sender<Item>, subject: String, body: Bytes) {
-        if queue.try_send(Item::Publish(subject, body)).is_err() {
+    fn publish(&self, queue: &mpsc::Sender<Item>, item: Item) {
+        if queue.try_send(item).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -133,6 +130,95 @@ impl Publisher {
         // Behind the lines: by the time they are out, so are the events, which go first.
         if self.bulk.send(Item::Flush(done)).await.is_ok() {
             let _ = flushed.await;
+        }
+    }
+}
+
+/// What goes together.
+#[derive(Default)]
+struct Gathered {
+    items: Vec<Item>,
+    /// When it goes.
+    due: Option<Instant>,
+}
+
+impl Gathered {
+    /// Waits for an item, and then for those that come soon after it; false when there will be none. Cancel-safe.
+    async fn from(&mut self, queue: &mut mpsc::Receiver<Item>) -> bool {
+        if self.items.is_empty() && queue.recv_many(&mut self.items, 1).await == 0 {
+            return false;
+        }
+        // Who waits for a flush waits for nothing else.
+        if !matches!(self.items.first(), Some(Item::Flush(_))) {
+            let due = *self.due.get_or_insert_with(|| Instant::now() + GATHER);
+            tokio::time::sleep_until(due).await;
+        }
+        self.due = None;
+        while self.items.len() < BULK
+            && let Ok(item) = queue.try_recv()
+        {
+            self.items.push(item);
+        }
+        true
+    }
+}
+
+/// An event as it is published.
+fn in_an_envelope(
+    node_id: &str,
+    token: &str,
+    namespace: Option<String>,
+    event: &Event,
+    time: OffsetDateTime,
+) -> Option<Item> {
+    let envelope = Envelope {
+        specversion: "1.0",
+        id: nuid::next().to_string(),
+        source: node_id,
+        r#type: event.kind(),
+        datacontenttype: "application/json",
+        time: time.format(&Rfc3339).unwrap_or_default(),
+        data: event,
+        namespace: namespace.as_deref(),
+    };
+    let body = serde_json::to_vec(&envelope).ok()?;
+    Some(Item::Publish(subject::event(token, event.kind()), body.into()))
+}
+
+/// The task that publishes.
+struct Task {
+    client: Client,
+    node_id: Arc<str>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Task {
+    async fn publish(&self, item: Item) {
+        let lost = self.dropped.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            warn!(lost, "events of calls or log lines were dropped: they came faster than NATS took them");
+        }
+        let item = match item {
+            Item::Call(event, spec, time) => {
+                let namespace = Some(spec.namespace.to_string());
+                let Some(item) = in_an_envelope(&self.node_id, spec.namespace.as_str(), namespace, &event, time) else {
+                    return;
+                };
+                item
+            }
+            item => item,
+        };
+        match item {
+            Item::Publish(subject, body) => {
+                if let Err(error) = self.client.publish(subject, body).await {
+                    warn!(%error, "cannot publish");
+                }
+            }
+            Item::Flush(done) => {
+                let _ = self.client.flush().await;
+                let _ = done.send(());
+            }
+            Item::Call(..) => {}
         }
     }
 }

@@ -30,6 +30,21 @@ pub struct CloudEvent {
     pub namespace: Option<String>,
 }
 
+/// A [`CloudEvent`] as it is written, of parts that are somebody else's.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "those of CloudEvent")]
+pub struct Envelope<'a> {
+    pub specversion: &'a str,
+    pub id: String,
+    pub source: &'a str,
+    pub r#type: &'a str,
+    pub datacontenttype: &'a str,
+    pub time: String,
+    pub data: &'a Event,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<&'a str>,
+}
+
 /// What a node reports. The serialized form is the `data` of its [`CloudEvent`]; members that Go Nex 0.2.7 does not
 /// send come after those it does.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]

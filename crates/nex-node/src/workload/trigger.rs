@@ -274,7 +274,7 @@ fn account(function: &Function, trigger_subject: String, elapsed_ns: u64, outcom
             }
         }
     };
-    publisher.workload_event(&spec.namespace, &event);
+    publisher.call_event(spec, event);
 }
 
 fn flatten(headers: &HeaderMap) -> Headers {
