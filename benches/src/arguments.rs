@@ -14,6 +14,7 @@ pub(crate) enum Benchmark {
     Engine,
     Deploy,
     Restart,
+    Cold,
     Many,
     Nodes,
     Cli,
@@ -23,12 +24,13 @@ pub(crate) enum Benchmark {
 }
 
 impl Benchmark {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Calls,
         Self::Throughput,
         Self::Engine,
         Self::Deploy,
         Self::Restart,
+        Self::Cold,
         Self::Many,
         Self::Nodes,
         Self::Cli,
@@ -44,6 +46,7 @@ impl Benchmark {
             Self::Engine => "engine",
             Self::Deploy => "deploy",
             Self::Restart => "restart",
+            Self::Cold => "cold",
             Self::Many => "many",
             Self::Nodes => "nodes",
             Self::Cli => "cli",
@@ -59,6 +62,7 @@ impl Benchmark {
             Self::Throughput => "calls per second and processor time of each process, 64 and 256 in flight",
             Self::Engine => "calls without NATS, beside bare wasmtime and bare Deno",
             Self::Deploy => "from a deploy to the first reply",
+            Self::Cold => "calls to functions at rest, which have to get an agent first",
             Self::Restart => "from a kill of the agent to the next reply, beside the backoff",
             Self::Many => "1, 100, 1,000 idle functions on one node: memory, threads, listing, calls to all",
             Self::Nodes => "1, 10, 100 simulated nodes: listing them, auctions",

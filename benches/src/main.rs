@@ -9,6 +9,7 @@ mod arguments;
 mod bare;
 mod calls;
 mod cli;
+mod cold;
 mod compare;
 mod deploy;
 mod effort;
@@ -68,6 +69,7 @@ async fn measure(plan: Plan) -> Result<()> {
             Benchmark::Throughput => throughput::run(plan.effort, &mut report).await,
             Benchmark::Engine => engine::run(plan.effort, &mut report).await,
             Benchmark::Deploy => deploy::run(plan.effort, &mut report).await,
+            Benchmark::Cold => cold::run(plan.effort, &mut report).await,
             Benchmark::Restart => restart::run(plan.effort, &mut report).await,
             Benchmark::Many => many::run(plan.effort, &mut report).await,
             Benchmark::Nodes => nodes::run(plan.effort, &mut report).await,

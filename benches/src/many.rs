@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use nex_e2e::World;
+use nex_e2e::{PATIENCE, World};
 use nex_testkit::NatsServer;
 use rand::seq::SliceRandom as _;
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -32,11 +33,15 @@ const LISTING: Target = Target::AtMost(200.0);
 /// How long the node may rest before it is weighed.
 const REST: Duration = Duration::from_secs(2);
 
+/// Time without a call after which a function is at rest.
+const IDLE: Duration = Duration::from_millis(1500);
+
 /// Measures all of it: functions are added up to each number in turn.
 pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
     let server = NatsServer::builder().config("http: \"127.0.0.1:-1\"").start().await?;
     let monitor = monitor(&server).await?;
-    let world = World::on(server, stage::config(&[])).await?;
+    let idle = u64::try_from(effort.choose(IDLE, IDLE / 5).as_millis())?;
+    let world = World::on(server, stage::config(&[("functions", json!({"idle_timeout_ms": idle}))])).await?;
     let kind = Kind::Component;
     let (xkey, key) = (world.info().await?.public_xkey, kind.word());
     let sha256 = world.put(key, &kind.artifact()?).await?;
@@ -60,6 +65,7 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
         report.add_figure(figure("deploy of each", each, "ms"));
         deployed = count;
 
+        at_rest(&world).await?;
         tokio::time::sleep(effort.choose(REST, REST / 10)).await;
         let weight = Weight::of(node);
         let mib = |kib: u64| kib as f64 / 1024.0;
@@ -82,6 +88,17 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
     }
     world.node.terminate().await?;
     Ok(())
+}
+
+/// Waits until no function has an agent.
+async fn at_rest(world: &World) -> Result<()> {
+    let rest = async {
+        while world.info().await?.machines.iter().any(|machine| machine.workload.instances != Some(0)) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(PATIENCE, rest).await.context("functions that nobody calls keep their agents")?
 }
 
 fn subject(number: usize) -> String {
