@@ -1,9 +1,14 @@
 //! The pools of a node: that of its usual places for agents, and one for each further size of microVM.
 
+use std::time::Duration;
+
 use nex_protocol::control::limits::WorkloadLimits;
 use nex_sandbox::Pool;
 
 use crate::config::{Config, MachineTemplate};
+
+/// Time a claim waits for a ready agent.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug)]
@@ -22,12 +27,14 @@ impl Pools {
         &self.usual
     }
 
-    /// The pool that a workload with these limits gets its agents from.
-    pub fn of(&self, limits: &WorkloadLimits, config: &Config) -> &Pool {
+    /// The pool that a workload with these limits gets its agents from, and how long it waits for one. A machine of a
+    /// further size may have to be made first, the first of all has to boot.
+    pub fn of(&self, limits: &WorkloadLimits, config: &Config) -> (&Pool, Duration) {
         let template = config.template_for(limits);
-        if template == config.machine_template {
-            return &self.usual;
+        let further = self.further.iter().filter(|_| template != config.machine_template);
+        match further.into_iter().find(|(size, _)| *size == template) {
+            Some((_, pool)) => (pool, CLAIM_TIMEOUT.max(config.boot_timeout)),
+            None => (&self.usual, CLAIM_TIMEOUT),
         }
-        self.further.iter().find(|(size, _)| *size == template).map_or(&self.usual, |(_, pool)| pool)
     }
 }

@@ -5,7 +5,6 @@
 //! gets; its triggers are not touched.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::BytesMut;
 use nex_link::Sender;
@@ -25,9 +24,6 @@ use crate::sandbox;
 /// Bytes of an artifact in one message to an agent.
 const PIECE: usize = 256 << 10;
 
-/// Time a claim waits for a ready agent.
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
-
 impl Assignment {
     /// Claims an agent and has it run the artifact.
     ///
@@ -35,8 +31,8 @@ impl Assignment {
     /// The refusal; nothing is left then.
     pub(super) async fn launch(&self, artifact: &Artifact) -> Result<Hosted, Fault> {
         let environment = self.environment().await?;
-        let pool = self.shared.pools.of(&self.spec.limits, &self.shared.config);
-        let agent = pool.claim(CLAIM_TIMEOUT).await.map_err(|error| {
+        let (pool, within) = self.shared.pools.of(&self.spec.limits, &self.shared.config);
+        let agent = pool.claim(within).await.map_err(|error| {
             Fault::new(Code::PoolExhausted, format!("Failed to get agent client from pool: {error}"))
         })?;
         let Agent { sender, receiver, lost, place, shares_files, .. } = agent;
