@@ -5,19 +5,25 @@
 
 mod file;
 mod host_services;
+mod limits;
+mod machines;
 mod reader;
+mod services;
 mod templates;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-pub use templates::{FurtherTemplate, GUEST_OVERHEAD, MachineTemplate};
 
 use nex_network::{EgressPolicy, Ipv4Subnet};
-use nex_protocol::control::deploy::NatsConnection;
 use nex_protocol::subject::{ALWAYS_DENIED, TriggerSubject};
 use nex_protocol::{Environment, Location, Namespace, WorkloadName, WorkloadType};
+
+pub use limits::{FunctionLimits, NodeLimits, RestartPolicy, WorkloadCaps};
+pub use machines::{CNI_CONF, Cni, JailerUsers, NetworkKind, RateLimiters, Scratch, TokenBucket, Vmm};
+pub use services::{HostServices, ServiceCredentials};
+pub use templates::{FurtherTemplate, GUEST_OVERHEAD, MachineTemplate};
 
 /// Stands for the namespace in `artifact_buckets`.
 const NAMESPACE: &str = "${namespace}";
@@ -132,56 +138,6 @@ pub struct Config {
     pub artifact_cache_bytes: u64,
 }
 
-/// A monitor of microVMs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Vmm {
-    /// Firecracker.
-    Firecracker,
-    /// QEMU's `microvm` machine.
-    Qemu,
-}
-
-impl Vmm {
-    /// The spelling in the configuration and in the node's tags.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Vmm::Firecracker => "firecracker",
-            Vmm::Qemu => "qemu",
-        }
-    }
-}
-
-/// How the microVMs' networks are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NetworkKind {
-    /// By CNI where its plugins and the network's description are there, else built in.
-    Auto,
-    /// By the node itself.
-    Builtin,
-    /// By plugins of the Container Network Interface.
-    Cni,
-    /// They have none.
-    None,
-}
-
-/// The user ids that jailed machines get, one each; their group ids are the same numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JailerUsers {
-    /// The first (`first`, 1900000000).
-    pub first: u32,
-    /// How many (`count`, 4096).
-    pub count: u32,
-}
-
-/// Space for what a guest writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scratch {
-    /// In its memory, MiB (`memory_mib`).
-    Memory(u64),
-    /// On a drive of its own, MiB (`drive_mib`).
-    Drive(u64),
-}
-
 /// A workload of `autostart.workloads`.
 #[derive(Debug, Clone)]
 pub struct AutostartWorkload {
@@ -205,111 +161,6 @@ pub struct AutostartWorkload {
     pub environment: Environment,
     /// Subjects that trigger a function.
     pub trigger_subjects: Vec<TriggerSubject>,
-}
-
-/// Host services: their connection and settings.
-#[derive(Debug, Clone, Default)]
-pub struct HostServices {
-    /// The workload connection, when it is not the node's own.
-    pub nats: Option<NatsConnection>,
-    /// Settings of the services.
-    pub settings: nex_host_services::Settings,
-    /// How services get credentials of their own; without it they get none.
-    pub credentials: Option<ServiceCredentials>,
-}
-
-/// What users that are made for services are users of, and what they may do (`host_services.credentials`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServiceCredentials {
-    /// File with the seed of an account's key, or of one of its signing keys.
-    pub account_seed_file: PathBuf,
-    /// The account, when the file holds a signing key.
-    pub account: Option<String>,
-    /// Subjects a service may publish to, with `${namespace}` and `${workload_name}`.
-    pub publish: Vec<String>,
-    /// Subjects a service may subscribe to, likewise.
-    pub subscribe: Vec<String>,
-    /// Whether a service may make consumers of its buckets, which can deliver to any subject of the account.
-    pub allow_consumers: bool,
-    /// How long a user lives; zero for as long as its account.
-    pub ttl: Duration,
-}
-
-impl Default for ServiceCredentials {
-    fn default() -> Self {
-        let own = vec!["${namespace}.>".to_owned()];
-        Self {
-            account_seed_file: PathBuf::new(),
-            account: None,
-            publish: own.clone(),
-            subscribe: own,
-            allow_consumers: false,
-            ttl: Duration::ZERO,
-        }
-    }
-}
-
-impl ServiceCredentials {
-    /// A subject of `publish` or `subscribe` for a workload.
-    pub fn subject(template: &str, namespace: &Namespace, workload: &WorkloadName) -> String {
-        template.replace("${namespace}", namespace.as_str()).replace("${workload_name}", workload.as_str())
-    }
-}
-
-/// Network of the microVMs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cni {
-    /// Where the plugins lie.
-    pub bin_path: Vec<PathBuf>,
-    /// Name of the `conflist`.
-    pub network_name: String,
-    /// Interface inside the machine.
-    pub interface_name: String,
-    /// Addresses to give out.
-    pub subnet: Ipv4Subnet,
-    /// DNS servers.
-    pub nameservers: Vec<std::net::Ipv4Addr>,
-}
-
-/// Where networks are described for CNI.
-pub const CNI_CONF: &str = "/etc/cni/conf.d";
-
-/// Where CNI's plugins are by custom, and where Debian has them.
-const CNI_PLUGINS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
-
-impl Cni {
-    /// Folders of the plugins: as configured, else those where they are by custom, and the path.
-    pub fn plugins(&self) -> Vec<PathBuf> {
-        if !self.bin_path.is_empty() {
-            return self.bin_path.clone();
-        }
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        CNI_PLUGINS.iter().map(PathBuf::from).chain(std::env::split_paths(&path)).collect()
-    }
-}
-
-/// What all workloads together may take; 0 is no limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct NodeLimits {
-    /// Workloads at a time.
-    pub max_workloads: u64,
-    /// Sum of the artifacts of all workloads, bytes.
-    pub max_total_bytes: u64,
-    /// Size of one artifact, bytes.
-    pub max_workload_bytes: u64,
-}
-
-/// The most that one workload may ask for. None: what a workload has that asks for nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct WorkloadCaps {
-    /// Thousandths of a processor (`max_cpu_millis`, the most `vcpu_count` of a microVM).
-    pub cpu_millis: Option<u64>,
-    /// Memory, MiB (`max_memory_mib`, the most `memsize_mib` of a microVM).
-    pub memory_mib: Option<u64>,
-    /// Agents of one function (`max_instances`, `functions.max_instances`).
-    pub instances: Option<u64>,
-    /// Time of one call, milliseconds (`max_timeout_ms`, `functions.timeout_ms`).
-    pub timeout_ms: Option<u64>,
 }
 
 /// A nats-server to start and supervise.
@@ -368,58 +219,6 @@ impl Default for MetricsEndpoint {
     fn default() -> Self {
         Self { on: false, host: Ipv4Addr::LOCALHOST.into(), port: 8085, exporter: MetricsExporter::Prometheus }
     }
-}
-
-/// A token bucket.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TokenBucket {
-    /// Tokens that may be spent once, at the beginning.
-    pub one_time_burst: u64,
-    /// Milliseconds in which the bucket fills.
-    pub refill_time: u64,
-    /// Tokens in a full bucket.
-    pub size: u64,
-}
-
-/// Limits of a microVM's drives and network.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RateLimiters {
-    /// Bytes.
-    pub bandwidth: Option<TokenBucket>,
-    /// Operations.
-    pub iops: Option<TokenBucket>,
-}
-
-/// When failed workloads are started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RestartPolicy {
-    /// Delay before the first restart (`base_ms`, 500).
-    pub base: Duration,
-    /// Longest delay (`cap_ms`, 60000).
-    pub cap: Duration,
-    /// Restarts without a stable spell between them before it is given up; 0 for no limit (`max_attempts`, 30).
-    pub max_attempts: u32,
-    /// Running as long as this forgets earlier failures (`stable_ms`, 60000).
-    pub stable: Duration,
-}
-
-/// Limits of functions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FunctionLimits {
-    /// Time a call has from its arrival to its reply (`timeout_ms`, 5000).
-    pub timeout: Duration,
-    /// Calls that one agent of a function runs at a time (`concurrency`, 32).
-    pub concurrency: u32,
-    /// Calls of one function that may wait for their turn (`max_pending`, 1024).
-    pub max_pending: usize,
-    /// Bytes of messages that all functions together hold, running and waiting (`max_pending_bytes`, 256 MiB).
-    pub max_pending_bytes: u64,
-    /// Agents that one function has at most (`max_instances`, 1).
-    pub max_instances: u32,
-    /// Time without a call after which a function has no agents (`idle_timeout_ms`, 300000); zero keeps them.
-    pub idle_timeout: Duration,
-    /// Largest JavaScript source, bytes (`script_max_bytes`, 1 MiB).
-    pub script_bytes: u64,
 }
 
 impl Config {
