@@ -159,6 +159,27 @@ async fn an_agent_that_is_lost_takes_its_calls_with_it_and_the_others_go_on() ->
 }
 
 #[tokio::test]
+async fn calls_that_wait_are_not_lost_with_an_agent_that_they_are_not_in() -> Result<()> {
+    let (world, mut events) = several(json!({"restart": {"base_ms": 50, "cap_ms": 200}})).await?;
+    limited(&world, "slow", SLOW, one_at_a_time(2)).await?;
+    let kill = async {
+        scaled(&mut events, "queue").await?;
+        let (mut all, pooled) = (agents(&world), world.info().await?.available_agents);
+        all.sort_unstable();
+        let victim = all.get(all.len() - pooled - 1).context("an agent with the function")?;
+        Ok::<_, anyhow::Error>(kill_process(Pid::from_raw(victim.cast_signed()).context("pid")?, Signal::KILL)?)
+    };
+    let (replies, killed) = tokio::join!(join_all((0..60).map(|_| world.call("slow", ""))), kill);
+    killed?;
+    let mut lost = 0;
+    for reply in replies {
+        lost += usize::from(failure(&reply?).is_some());
+    }
+    assert!(lost <= 1, "{lost} calls failed, one was in it");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_function_of_a_node_that_was_killed_comes_back_without_an_agent() -> Result<()> {
     let (server, state) = (NatsServer::start().await?, tempfile::tempdir()?);
     let node = NexNode::builder(&server).await?.state_dir(state.path()).start().await?;

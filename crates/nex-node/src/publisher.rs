@@ -70,6 +70,12 @@ impl Publisher {
                             return;
                         }
                         for item in gathered.items.drain(..) {
+                            // What was put in before a flush is out when that is answered.
+                            while matches!(item, Item::Flush(_))
+                                && let Ok(earlier) = first.try_recv()
+                            {
+                                task.publish(earlier).await;
+                            }
                             task.publish(item).await;
                         }
                     }

@@ -22,8 +22,9 @@ pub(crate) struct Fresh {
     deno: Deno,
     answers: Answers,
     begun: Instant,
-    /// Time it has to become ready.
+    /// Time it has to become ready, and when that ends.
     within: Duration,
+    until: Instant,
     /// Known once it is ready.
     pace: Option<Pace>,
 }
@@ -44,7 +45,19 @@ impl Fresh {
     pub(crate) fn start(engine: &Engine, waits: bool) -> io::Result<Self> {
         let answers = Answers::new(&engine.folder)?;
         let deno = Deno::start(engine, waits)?;
-        Ok(Self { deno, answers, begun: Instant::now(), within: engine.start, pace: None })
+        let begun = Instant::now();
+        Ok(Self { deno, answers, begun, within: engine.start, until: begun + engine.start, pace: None })
+    }
+
+    /// Somebody wants it now: it has its whole time from here, for so has who wants it.
+    pub(crate) fn claimed(mut self) -> Self {
+        self.until = Instant::now() + self.within;
+        self
+    }
+
+    /// Time since it was started.
+    pub(crate) fn age(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     /// Process id.
@@ -57,7 +70,7 @@ impl Fresh {
         if let Some(pace) = self.pace {
             return self.deno.event_now().map_or(Ok(pace), |event| Err(broken(event)));
         }
-        match tokio::time::timeout_at(self.begun + self.within, self.deno.event()).await {
+        match tokio::time::timeout_at(self.until, self.deno.event()).await {
             Ok(Event::Message(FromWorker::Ready)) => Ok(*self.pace.insert(Pace::of(self.begun.elapsed()))),
             Ok(other) => Err(broken(other)),
             Err(_) => Err(NotReady::Late),

@@ -53,6 +53,9 @@ impl Prestart {
             };
             let why = fresh.lost().await;
             if let Some(fresh) = self.fresh.take() {
+                if fresh.age() > LONGEST_PAUSE {
+                    self.pause = PAUSE;
+                }
                 // Before anything is waited for: the next one has its time even when this is cancelled here.
                 self.at = Instant::now() + self.pause;
                 let why = fresh.fail(why).await;
@@ -78,7 +81,7 @@ impl Prestart {
         // Its heap has the size it was started with.
         let fits = javascript && start.limits.memory_bytes == self.engine.memory_bytes;
         match fresh {
-            Some(fresh) if fits && shares_control_groups(fresh.id()) => return Some(fresh),
+            Some(fresh) if fits && shares_control_groups(fresh.id()) => return Some(fresh.claimed()),
             Some(fresh) => fresh.kill().await,
             None => {}
         }

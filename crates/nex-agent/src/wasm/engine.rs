@@ -32,20 +32,6 @@ const MEMORIES: u32 = 4;
 /// Tables in one component, or in one module.
 const TABLES: u32 = 16;
 
-/// Least and most bytes of an instance's memory that stay mapped for the next one, which finds them as if they were new:
-/// taking pages from the kernel and giving them back costs a call more than all else together. Where the kernel can tell
-/// which pages were written (Linux 6.7), only those are written over, so that it may be much; else all of them are, and it
-/// must be little.
-const KEPT: usize = 64 << 10;
-const KEPT_WHERE_SCANNED: usize = 8 << 20;
-
-/// What all instances together keep is no more than this part of the memory that one may have: a call that needs all of
-/// its own must find it after many others ran at once.
-const KEPT_PART: u64 = 4;
-
-/// Likewise of its tables.
-const KEPT_OF_TABLES: usize = 16 << 10;
-
 /// Bytes the engine itself may need to keep track of an instance.
 const INSTANCE_BYTES: usize = 4 << 20;
 
@@ -59,17 +45,9 @@ fn memory_bytes(limits: &Limits) -> usize {
     usize::try_from(limits.memory_bytes.div_ceil(PAGE).saturating_mul(PAGE).min(1 << 32)).unwrap_or(usize::MAX)
 }
 
-/// Bytes of each instance that stay mapped.
-fn kept(limits: &Limits, slots: u32) -> usize {
-    let share = limits.memory_bytes / KEPT_PART / u64::from(slots.max(1));
-    let pages = share / PAGE * PAGE;
-    usize::try_from(pages).unwrap_or(KEPT).clamp(KEPT, KEPT_WHERE_SCANNED)
-}
-
 /// Makes the engine.
 pub(crate) fn create(limits: &Limits) -> wasmtime::Result<Engine> {
     let slots = slots(limits);
-    let kept = if PoolingAllocationConfig::is_pagemap_scan_available() { kept(limits, slots) } else { KEPT };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
         .total_core_instances(slots.saturating_mul(CORE_INSTANCES))
@@ -84,11 +62,10 @@ pub(crate) fn create(limits: &Limits) -> wasmtime::Result<Engine> {
         .max_core_instance_size(INSTANCE_BYTES)
         .max_component_instance_size(INSTANCE_BYTES)
         .max_memory_size(memory_bytes(limits))
-        .pagemap_scan(Enabled::Auto)
-        .linear_memory_keep_resident(kept)
-        .table_keep_resident(KEPT_OF_TABLES)
-        // Those that are mapped already first: what stays mapped is what calls at the same time need.
-        .max_unused_warm_slots(0);
+        // Memory is always given back to the kernel. Finding what was written by PAGEMAP_SCAN, and writing over it, would be
+        // twice as fast, and would miss pages that are swapped out or on their way to another place: one call would see what
+        // another left.
+        .pagemap_scan(Enabled::No);
     let mut config = Config::new();
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
@@ -189,21 +166,5 @@ impl Drop for Guests {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_instances_keep_is_a_part_of_what_one_may_have() {
-        let of = |mib: u64, concurrency| {
-            let limits = Limits { memory_bytes: mib << 20, script_bytes: 0, reply_bytes: 0, concurrency };
-            kept(&limits, slots(&limits))
-        };
-        assert_eq!(of(192, 32), 1536 << 10);
-        assert_eq!(of(256, 1), KEPT_WHERE_SCANNED);
-        assert_eq!(of(16, 1024), KEPT);
     }
 }

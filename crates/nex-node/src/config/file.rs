@@ -146,6 +146,10 @@ fn machines(root: &mut Section<'_>, config: &mut Config) {
             further.take_in("pool_size", 0..=4096).and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
         Some(FurtherTemplate { template, pool_size })
     });
+    let sizes: Vec<_> = further.iter().map(|further| further.template).chain([config.machine_template]).collect();
+    if sizes.iter().enumerate().any(|(at, size)| sizes.iter().skip(at + 1).any(|other| other == size)) {
+        root.problem("machine_templates", "names a size twice, or that of machine_template");
+    }
     config.machine_templates = further;
     let defaults = config.cni.clone();
     let cni = root.section("cni", |cni| {

@@ -31,7 +31,8 @@ impl MachineTemplate {
         self.memsize_mib.saturating_sub(GUEST_OVERHEAD).max(16)
     }
 
-    fn has_room_for(self, limits: &WorkloadLimits) -> bool {
+    /// Whether a workload with these limits fits.
+    pub fn has_room_for(self, limits: &WorkloadLimits) -> bool {
         limits.memory_mib.is_none_or(|memory| memory <= self.for_workload_mib())
             && limits.cpu_millis.is_none_or(|cpu| cpu <= self.vcpu_count * 1000)
     }

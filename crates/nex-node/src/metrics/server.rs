@@ -27,13 +27,13 @@ use super::exposition;
 const PATH: &str = "/metrics";
 
 /// Connections at a time.
-const AT_A_TIME: usize = 4;
+const AT_A_TIME: usize = 32;
 
 /// Largest head of a request, bytes.
 const HEAD: usize = 16 << 10;
 
 /// Time for the head of a request.
-const HEAD_LIMIT: Duration = Duration::from_secs(5);
+const HEAD_LIMIT: Duration = Duration::from_secs(2);
 
 /// Time of a connection, from its begin to its end.
 const LIMIT: Duration = Duration::from_secs(15);

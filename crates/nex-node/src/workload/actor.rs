@@ -24,6 +24,7 @@ use super::assignment::Assignment;
 use super::attend::Hosted;
 use super::budget::Budget;
 use super::call::Instance;
+use super::fleet::Agents;
 use super::gate::Gate;
 use super::table::{Table, Workload};
 use super::trigger::{Function, Triggers};
@@ -160,6 +161,7 @@ fn spawn(shared: &Arc<Shared>, id: String, spec: Spec, origin: Origin) -> Result
         deployed: false,
         running_since: None,
         stopping: None,
+        agents: Agents::default(),
     };
     tokio::spawn(actor.run());
     Ok((workload, starting))
@@ -183,6 +185,8 @@ pub(super) struct Actor {
     /// When the present spell of running began.
     pub(super) running_since: Option<Instant>,
     pub(super) stopping: Option<Stop>,
+    /// The tasks that attend to a function's agents.
+    pub(super) agents: Agents,
 }
 
 /// How a spell of running, or an attempt at one, ended.
@@ -227,8 +231,12 @@ impl Actor {
     async fn run(mut self) {
         let End { code, message, forget } = self.live().await;
         self.set_state(State::Stopping);
-        self.triggers = None;
+        // What comes from now on is answered with its refusal.
         self.function.gate.close();
+        if let Some(triggers) = self.triggers.take() {
+            triggers.drain().await;
+        }
+        self.agents.end().await;
         // Whoever asks from now on is answered all the same; a stop for good outweighs that of a node that leaves.
         self.stops.close();
         let mut stops: Vec<Stop> = self.stopping.take().into_iter().collect();
@@ -383,7 +391,10 @@ impl Actor {
             *stopping = stops.recv().await;
             status.send_modify(|status| status.state = State::Stopping);
         };
-        assignment.attend(hosted, &instance, None, asked).await
+        let mut hosted = hosted;
+        let ended = assignment.attend(&mut hosted, &instance, None, asked, std::future::pending()).await;
+        hosted.destroy().await;
+        ended
     }
 
     pub(super) fn assignment(&self) -> Assignment {

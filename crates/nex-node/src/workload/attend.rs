@@ -3,7 +3,7 @@
 //! ```text
 //! attended --asked to end--> no call left -> Stop -> exited, or out of time --+
 //!    |                                                                        v
-//!    +--exited, lost, hangs---------------------------------------------> destroyed
+//!    +--exited, lost, hangs-----------------------------------------> to be destroyed
 //! ```
 //! A service has one such agent, attended to by its actor's own task; a function has any number, each with a task
 //! ([`super::fleet`]). Nothing here decides whether there will be another one.
@@ -21,7 +21,7 @@ use tracing::warn;
 
 use super::actor::Ended;
 use super::assignment::Assignment;
-use super::call::Instance;
+use super::call::{AGENT_SLACK, Instance};
 use super::host_calls::{HostCalls, ProtocolBroken};
 use super::millis;
 use crate::compiled::Exchange;
@@ -46,17 +46,19 @@ pub(super) struct Hosted {
 }
 
 impl Assignment {
-    /// Attends to an agent until it ends, or until it is asked to, and clears it away. `services` are those of a function.
+    /// Attends to an agent until it ends, or until it is asked to: then once its calls have ended, which `hurry` cuts short.
+    /// `services` are those of a function. The agent is to be destroyed afterwards.
     pub(super) async fn attend(
         &self,
-        mut hosted: Hosted,
+        hosted: &mut Hosted,
         instance: &Arc<Instance>,
         services: Option<HostServices>,
         asked: impl Future<Output = ()>,
+        hurry: impl Future<Output = ()>,
     ) -> Ended {
         hosted.calls = services
             .map(|services| HostCalls::new(services, self.tenant(), hosted.sender.clone(), self.call_timeout()));
-        let mut ended = self.watch(&mut hosted, instance, asked).await;
+        let mut ended = self.watch(hosted, instance, asked).await;
         if let (Ended::Lost(_), Some(compiled)) = (&ended, &hosted.compiled) {
             compiled.agent_lost();
         }
@@ -70,10 +72,8 @@ impl Assignment {
             }
         }
         if matches!(ended, Ended::Asked) {
-            self.wind_down(&mut hosted, instance).await;
+            self.wind_down(hosted, instance, hurry).await;
         }
-        instance.close();
-        hosted.destroy().await;
         ended
     }
 
@@ -158,36 +158,48 @@ impl Assignment {
     }
 
     /// Ends a workload in order: the calls in it finish, then TERM, grace, KILL.
-    async fn wind_down(&self, hosted: &mut Hosted, instance: &Arc<Instance>) {
+    async fn wind_down(&self, hosted: &mut Hosted, instance: &Arc<Instance>, hurry: impl Future<Output = ()>) {
         let grace = self.shared.config.stop_grace;
-        let grace_ms = millis(grace);
-        let (calls, sender, timeout) = (Arc::clone(instance), hosted.sender.clone(), self.call_timeout());
+        let timeout = self.call_timeout();
+        let drained = async {
+            tokio::select! {
+                // Every call has ended by its deadline.
+                () = instance.drained(timeout + AGENT_SLACK) => {}
+                () = async {
+                    hurry.await;
+                    instance.drained(timeout.min(grace)).await;
+                } => {}
+            }
+        };
+        if !self.hear(hosted, instance, drained).await {
+            return;
+        }
         // Beside the receive loop, never inside it: an agent that does not read must not keep us from the deadline.
-        let mut told = std::pin::pin!(async move {
-            calls.drained(timeout.min(grace)).await;
-            sender.send(ToAgent::Stop { grace_ms }).await
-        });
-        let mut is_told = false;
-        let deadline = Instant::now() + grace * 2 + STOP_SLACK;
+        let sender = hosted.sender.clone();
+        let out_of_time = async {
+            let told = tokio::time::timeout(grace, sender.send(ToAgent::Stop { grace_ms: millis(grace) })).await;
+            if matches!(told, Ok(Ok(()))) {
+                tokio::time::sleep(grace + STOP_SLACK).await;
+            }
+        };
+        if self.hear(hosted, instance, out_of_time).await {
+            warn!(workload = %self.spec.name, id = %self.id, "the agent did not end the workload; it is killed");
+        }
+    }
+
+    /// Takes what the agent says until something else is done; false when the agent has ended before.
+    async fn hear(&self, hosted: &mut Hosted, instance: &Instance, done: impl Future<Output = ()>) -> bool {
+        let mut done = std::pin::pin!(done);
         loop {
             tokio::select! {
-                sent = &mut told, if !is_told => {
-                    is_told = true;
-                    if sent.is_err() {
-                        return;
-                    }
-                }
+                () = &mut done => return true,
                 received = hosted.receiver.receive() => match received {
                     Ok(Some(message)) => if self.handle(message, hosted, instance).is_some() {
-                        return;
+                        return false;
                     },
-                    Ok(None) | Err(_) => return,
+                    Ok(None) | Err(_) => return false,
                 },
                 () = progress(&mut hosted.calls) => {}
-                () = tokio::time::sleep_until(deadline) => {
-                    warn!(workload = %self.spec.name, id = %self.id, "the agent did not end the workload; it is killed");
-                    return;
-                }
             }
         }
     }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::millis;
 
 /// The agent keeps the deadline itself; this much later the node stops waiting for it.
-const AGENT_SLACK: Duration = Duration::from_millis(250);
+pub(super) const AGENT_SLACK: Duration = Duration::from_millis(250);
 
 /// An outcome and the nanoseconds the engine took.
 pub type Timed = (u64, Outcome);
@@ -52,6 +52,11 @@ impl Instance {
         // Dropping the senders wakes the calls.
         drop(self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.idle.notify_waiters();
+    }
+
+    /// Whether it takes no calls any more.
+    pub fn is_closed(&self) -> bool {
+        self.with_waiting(|_| ()).is_none()
     }
 
     /// Waits until no call is in the agent, but not longer than `within`.

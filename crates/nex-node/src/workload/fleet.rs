@@ -23,6 +23,7 @@ use nex_host_services::HostServices;
 use nex_protocol::event::{Event, ScaleReason};
 use nex_protocol::{Code, Fault};
 use nex_sandbox::Backoff;
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -44,7 +45,8 @@ impl Actor {
         let (Some(artifact), Some(services)) = (self.artifact.clone(), self.services.clone()) else {
             return Ended::NotStarted(Fault::new(Code::Internal, "Failed to deploy workload: it has no artifact"));
         };
-        let mut fleet = Fleet::new(self.assignment(), &self.function, artifact, services);
+        let agents = std::mem::take(&mut self.agents);
+        let mut fleet = Fleet::new(self.assignment(), &self.function, (artifact, services), agents);
         if let Some(hosted) = first {
             fleet.add(hosted);
         }
@@ -69,6 +71,9 @@ impl Actor {
         if matches!(ended, Ended::Asked) {
             self.set_state(super::State::Stopping);
             fleet.wind_down(self.triggers.take()).await;
+        } else {
+            // Those that were let go have calls to finish, whatever became of the others.
+            self.agents = fleet.agents;
         }
         self.status.send_modify(|status| status.agents = 0);
         ended
@@ -77,6 +82,22 @@ impl Actor {
     fn note_agents(&self, fleet: &Fleet) {
         let agents = u32::try_from(fleet.members.len()).unwrap_or(u32::MAX);
         self.status.send_if_modified(|status| std::mem::replace(&mut status.agents, agents) != agents);
+    }
+}
+
+/// The tasks that attend to a function's agents, those that were let go included. They outlive the fleet when it fails.
+#[derive(Debug, Default)]
+pub(super) struct Agents {
+    tasks: JoinSet<()>,
+    /// The function is to end: nobody waits for long calls any more.
+    hurry: CancellationToken,
+}
+
+impl Agents {
+    /// Has all of them end soon, and waits until they have.
+    pub(super) async fn end(&mut self) {
+        self.hurry.cancel();
+        while self.tasks.join_next().await.is_some() {}
     }
 }
 
@@ -91,14 +112,18 @@ struct Fleet {
     idle: Option<Duration>,
     /// Agents that take calls.
     members: Vec<Member>,
-    /// All agents, those that were let go included.
-    attended: JoinSet<(u64, Ended)>,
+    agents: Agents,
+    /// How agents ended, told before what they lived in is cleared away.
+    ended: mpsc::UnboundedReceiver<(u64, Ended)>,
+    ends: mpsc::UnboundedSender<(u64, Ended)>,
     /// Agents on their way.
     launches: JoinSet<Launched>,
     /// Why they are.
     reason: ScaleReason,
-    /// Launches in a row that failed while other agents were there, and when the next one may be.
+    /// Launches that failed, and agents that were lost soon, while others were there; when the last one was, and when the next
+    /// launch may be.
     failures: u32,
+    failed_at: Option<Instant>,
     not_before: Option<Instant>,
     /// When to look at the load although nobody calls for it.
     look_at: Option<Instant>,
@@ -108,7 +133,17 @@ struct Fleet {
 struct Member {
     number: u64,
     instance: Arc<Instance>,
+    since: Instant,
     let_go: CancellationToken,
+}
+
+/// Closes an instance whatever becomes of the task that has it: its calls are not to wait for nobody.
+struct Closing(Arc<Instance>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// An agent that was to come, and how long it was on its way.
@@ -122,11 +157,19 @@ enum Happening {
     /// The load is to be looked at.
     Look,
     Launched(Result<Launched, JoinError>),
-    Ended(Result<(u64, Ended), JoinError>),
+    Ended(u64, Ended),
+    /// A task is gone; one that ended in good order has told how its agent did.
+    Gone(Result<(), JoinError>),
 }
 
 impl Fleet {
-    fn new(assignment: Assignment, function: &Function, artifact: Artifact, services: HostServices) -> Self {
+    fn new(
+        assignment: Assignment,
+        function: &Function,
+        (artifact, services): (Artifact, HostServices),
+        agents: Agents,
+    ) -> Self {
+        let (ends, ended) = mpsc::unbounded_channel();
         let limits = assignment.spec.function_limits(&assignment.shared.config);
         let idle = (!limits.idle_timeout.is_zero()).then_some(limits.idle_timeout);
         let max = usize::try_from(limits.max_instances).unwrap_or(1).max(1);
@@ -139,10 +182,13 @@ impl Fleet {
             scaler: Scaler::new(Bounds { max, idle }),
             idle,
             members: Vec::new(),
-            attended: JoinSet::new(),
+            agents,
+            ended,
+            ends,
             launches: JoinSet::new(),
             reason: ScaleReason::Call,
             failures: 0,
+            failed_at: None,
             not_before: None,
             // Calls may have come while there was nobody to see them.
             look_at: Some(Instant::now()),
@@ -159,7 +205,8 @@ impl Fleet {
             }
         };
         tokio::select! {
-            Some(ended) = self.attended.join_next() => Happening::Ended(ended),
+            Some((number, ended)) = self.ended.recv() => Happening::Ended(number, ended),
+            Some(gone) = self.agents.tasks.join_next() => Happening::Gone(gone),
             Some(launched) = self.launches.join_next() => Happening::Launched(launched),
             () = self.gate.called_for() => Happening::Look,
             () = look => Happening::Look,
@@ -171,7 +218,6 @@ impl Fleet {
         let failed = match happening {
             Happening::Look => None,
             Happening::Launched(Ok(Launched { took, outcome: Ok(hosted) })) => {
-                (self.failures, self.not_before) = (0, None);
                 let before = self.members.len();
                 self.add(*hosted);
                 self.count(took);
@@ -182,8 +228,18 @@ impl Fleet {
             Happening::Launched(Err(error)) => {
                 Some(Ended::NotStarted(Fault::new(Code::Internal, format!("Failed to deploy workload: {error}"))))
             }
-            Happening::Ended(Ok((number, ended))) => self.lost(number).then_some(ended),
-            Happening::Ended(Err(error)) => Some(Ended::Lost(error.to_string())),
+            Happening::Ended(number, ended) => self.lost(number).map(|since| {
+                if since.elapsed() < self.assignment.shared.config.restart.stable {
+                    self.put_off();
+                }
+                ended
+            }),
+            Happening::Gone(Ok(())) => None,
+            Happening::Gone(Err(error)) => {
+                let before = self.members.len();
+                self.members.retain(|member| !member.instance.is_closed());
+                (self.members.len() < before).then(|| Ended::Lost(error.to_string()))
+            }
         };
         if let Some(failed) = failed {
             if self.members.is_empty() && self.launches.is_empty() {
@@ -203,20 +259,28 @@ impl Fleet {
             "an agent of a function failed; the others go on"
         );
         if matches!(failed, Ended::NotStarted(_)) {
-            let policy = self.assignment.shared.config.restart;
-            let backoff = Backoff { base: policy.base, cap: policy.cap };
-            self.not_before = Some(Instant::now() + backoff.jittered(self.failures));
-            self.failures = self.failures.saturating_add(1);
+            self.put_off();
         } else {
             self.tell(self.members.len() + 1, ScaleReason::Lost, None, message);
         }
     }
 
-    /// Forgets an agent that has ended; whether it still took calls.
-    fn lost(&mut self, number: u64) -> bool {
-        let Some(at) = self.members.iter().position(|member| member.number == number) else { return false };
-        self.gate.remove(&self.members.swap_remove(at).instance);
-        true
+    /// Has the next agent wait, the longer the more of them have failed without a stable spell in between.
+    fn put_off(&mut self) {
+        let (now, policy) = (Instant::now(), self.assignment.shared.config.restart);
+        if self.failed_at.is_some_and(|last| now.duration_since(last) >= policy.stable) {
+            self.failures = 0;
+        }
+        let backoff = Backoff { base: policy.base, cap: policy.cap };
+        self.not_before = Some(now + backoff.jittered(self.failures));
+        self.failures = self.failures.saturating_add(1);
+        self.failed_at = Some(now);
+    }
+
+    /// Forgets an agent that has ended; since when it took calls, unless it was let go before.
+    fn lost(&mut self, number: u64) -> Option<Instant> {
+        let at = self.members.iter().position(|member| member.number == number)?;
+        Some(self.members.swap_remove(at).since)
     }
 
     /// Sends calls to an agent, and has it attended to.
@@ -224,11 +288,21 @@ impl Fleet {
         let instance = Arc::new(Instance::new(hosted.sender.clone()));
         let (number, let_go) = (self.next, CancellationToken::new());
         self.next += 1;
-        self.members.push(Member { number, instance: Arc::clone(&instance), let_go: let_go.clone() });
-        let (assignment, services, calls) = (self.assignment.clone(), self.services.clone(), Arc::clone(&instance));
-        self.attended.spawn(async move {
-            let ended = assignment.attend(hosted, &calls, Some(services), let_go.cancelled_owned()).await;
-            (number, ended)
+        let since = Instant::now();
+        self.members.push(Member { number, instance: Arc::clone(&instance), since, let_go: let_go.clone() });
+        let (assignment, services, ends) = (self.assignment.clone(), self.services.clone(), self.ends.clone());
+        let (gate, closing) = (Arc::clone(&self.gate), Closing(Arc::clone(&instance)));
+        let hurry = self.agents.hurry.clone();
+        self.agents.tasks.spawn(async move {
+            let (mut hosted, calls) = (hosted, &closing.0);
+            let (asked, hurry) = (let_go.cancelled(), hurry.cancelled());
+            let ended = assignment.attend(&mut hosted, calls, Some(services), asked, hurry).await;
+            // In this order: a seat must not be given away of an agent that is gone, and nobody is to wait for its place to be
+            // cleared away.
+            gate.remove(calls);
+            drop(closing);
+            let _ = ends.send((number, ended));
+            hosted.destroy().await;
         });
         self.gate.add(instance);
     }
@@ -240,7 +314,10 @@ impl Fleet {
         let before = self.members.len();
         match step {
             Step::Stay => {}
-            Step::Grow(_) if self.not_before.is_some_and(|until| now < until) => self.look_at = self.not_before,
+            // A call to a function without agents waits for nothing that went wrong before.
+            Step::Grow(_) if before > 0 && self.not_before.is_some_and(|until| now < until) => {
+                self.look_at = [look_at, self.not_before].into_iter().flatten().filter(|at| *at > now).min();
+            }
             Step::Grow(count) => {
                 self.reason = if before == 0 { ScaleReason::Call } else { ScaleReason::Queue };
                 debug!(workload = %self.assignment.spec.name, agents = before, count, "more agents for a function");
@@ -335,8 +412,11 @@ impl Fleet {
                     Happening::Launched(_) => if self.members.is_empty() && self.launches.is_empty() {
                         self.gate.close();
                     },
-                    Happening::Ended(Ok((number, _))) => drop(self.lost(number)),
-                    Happening::Ended(Err(_)) => {}
+                    Happening::Ended(number, _) => {
+                        self.lost(number);
+                        self.look_at = Some(Instant::now());
+                    }
+                    Happening::Gone(_) => {}
                 },
             }
         }
@@ -345,6 +425,6 @@ impl Fleet {
         for member in self.members.drain(..) {
             member.let_go.cancel();
         }
-        while self.attended.join_next().await.is_some() {}
+        self.agents.end().await;
     }
 }

@@ -25,6 +25,9 @@ use super::call::{Instance, Timed};
 use super::scale::Load;
 use crate::config::FunctionLimits;
 
+/// Bytes that a header takes besides its text.
+const HEADER: usize = 64;
+
 /// The way into a function, the same through all its agents.
 #[derive(Debug)]
 pub struct Gate {
@@ -109,7 +112,8 @@ impl Gate {
     /// Runs one call.
     pub async fn call(self: &Arc<Self>, subject: String, headers: Headers, payload: Bytes) -> Timed {
         let deadline = Instant::now() + self.limits.timeout;
-        let Some(_share) = self.budget.take(payload.len()) else {
+        let size = headers.iter().fold(payload.len(), |size, (name, value)| size + name.len() + value.len() + HEADER);
+        let Some(_share) = self.budget.take(size) else {
             return (
                 0,
                 Err(overloaded("this node holds as many bytes of messages as it may (functions.max_pending_bytes)")),
@@ -172,7 +176,7 @@ impl Gate {
             seat.running = seat.running.saturating_sub(1);
         }
         self.serve(&mut inner);
-        if inner.running == 0 && inner.waiting.is_empty() {
+        if inner.running == 0 && !inner.has_waiting() {
             self.quiet.notify_waiters();
         }
     }
@@ -255,7 +259,7 @@ impl Gate {
     /// Calls that run and calls that wait.
     pub fn in_work(&self) -> (usize, usize) {
         let inner = self.lock();
-        (inner.running, inner.waiting.len())
+        (inner.running, inner.waiting.iter().filter(|waiting| !waiting.is_closed()).count())
     }
 
     /// Waits until no call runs and none waits, but not longer than `within`.

@@ -50,6 +50,11 @@ fn within_policy(asked: &WorkloadLimits, kind: WorkloadType, config: &Config) ->
             return Err(Fault::new(Code::LimitExceeded, text));
         }
     }
+    if !config.no_sandbox && !config.all_templates().any(|template| template.has_room_for(asked)) {
+        let text = "Invalid deploy request: limits.memory_mib and limits.cpu_millis together are more than any microVM of this \
+                    node has";
+        return Err(Fault::new(Code::LimitExceeded, text));
+    }
     let of_functions = asked.max_instances.or(asked.timeout_ms).or(asked.concurrency).or(asked.idle_timeout_ms);
     if of_functions.is_some() && !kind.is_function() {
         let text = "Invalid deploy request: limits.max_instances, limits.concurrency, limits.timeout_ms and \

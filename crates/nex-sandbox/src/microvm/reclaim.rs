@@ -70,8 +70,8 @@ impl Note {
         if Self::of(self.pid).ok()? != self {
             return None;
         }
-        info!(pid = self.pid, "ending a machine that was left behind");
         pidfd_send_signal(&process, Signal::KILL).ok()?;
+        info!(pid = self.pid, "ended a machine that was left behind");
         Some(process)
     }
 }

@@ -148,6 +148,10 @@ impl<S: Sandbox> Keeper<S> {
             self.surplus.extend(self.ready.pop_back().map(Agent::destroy));
         }
         let wanted = target + self.waiting.len();
+        if wanted == 0 {
+            // Nobody tries again by itself: who comes next is not to pay for it.
+            self.failures = 0;
+        }
         let parallel = if self.failures > 0 { 1 } else { self.settings.parallel.max(1) };
         while self.ready.len() + self.preparing.len() + self.pinged.len() < wanted && self.preparing.len() < parallel {
             let sandbox = Arc::clone(&self.sandbox);

@@ -36,7 +36,8 @@ const TURNS = 8;
 // ---------------------------------------------------------------- what the function may change later
 
 const uncurry = Function.prototype.bind.bind(Function.prototype.call);
-const getterOf = (prototype, name) => uncurry(Object.getOwnPropertyDescriptor(prototype, name).get);
+const descriptorOf = Object.getOwnPropertyDescriptor;
+const getterOf = (prototype, name) => uncurry(descriptorOf(prototype, name).get);
 
 const { apply } = Reflect;
 const { create, defineProperty, entries, freeze, keys, hasOwn } = Object;

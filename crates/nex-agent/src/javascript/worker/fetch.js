@@ -15,16 +15,17 @@ const listen = uncurry(EventTarget.prototype.addEventListener);
 const unlisten = uncurry(EventTarget.prototype.removeEventListener);
 const FETCH = { service: "http", method: "fetch", read: (reply, body) => ({ reply, body }) };
 
+const PARTS = ["body", "headers", "method", "redirect", "signal", "url"];
+
 let ofFetch;
 
 // What is needed of the two classes, from the first fetch on.
 function classes() {
   if (ofFetch !== undefined) return ofFetch;
-  const [TheRequest, TheResponse] = [theRequest(), theResponse()];
+  const TheRequest = theRequest();
+  const TheResponse = theResponse();
   const part = create(null);
-  for (const name of ["body", "headers", "method", "redirect", "signal", "url"]) {
-    part[name] = getterOf(TheRequest.prototype, name);
-  }
+  for (let at = 0; at < PARTS.length; at++) part[PARTS[at]] = getterOf(TheRequest.prototype, PARTS[at]);
   const bodyOf = uncurry(TheRequest.prototype.arrayBuffer);
   const cloneOf = uncurry(TheResponse.prototype.clone);
   return ofFetch = { TheRequest, TheResponse, part, bodyOf, cloneOf };

@@ -79,13 +79,19 @@ async function preload(source) {
 // Node's `process` takes as long as all the rest of a start, and nobody gets hold of it without its name.
 const NEEDS_NODE = /\bprocess\b|\bnode:/;
 
+// Likewise the classes of fetch.
+const NEEDS_FETCH = /\b(?:fetch|Request|Response)\b/;
+
 function setScene(env, typescript, name, source) {
   fileName = `${name}.${typescript ? "ts" : "js"}`;
   defineProperty(globalThis, "env", { value: env, enumerable: true });
   defineProperty(globalThis, "hostServices", { value: hostServices, writable: true, configurable: true });
   defineProperty(globalThis, "HostServiceError", { value: HostServiceError, writable: true, configurable: true });
+  // Before the function can change what they are made of.
+  if (NEEDS_FETCH.test(source)) classes();
   defineProperty(globalThis, "fetch", { value: hostFetch, writable: true, configurable: true });
-  const node = waits || NEEDS_NODE.test(source) ? globalThis.process : undefined;
+  // The same in every worker, whether it waited or not.
+  const node = NEEDS_NODE.test(source) ? globalThis.process : undefined;
   const exit = () => {
     throw new Error("a function has no process.exit: return or throw");
   };
