@@ -269,6 +269,7 @@ pub(crate) fn pools(
     };
     let sandbox = MachineSandbox::new(machines, machine_monitor(config, state)?).map_err(failed)?;
     let reaper = reaper(config, state);
+    remove_snapshots_of_other_sizes(config, state);
     let further: Vec<_> = config
         .machine_templates
         .iter()
@@ -286,6 +287,22 @@ pub(crate) fn pools(
     });
     let pools = Pools::new(usual, further.collect());
     Ok((pools, Places { tasks, network, reaper }))
+}
+
+/// A snapshot is as large as its machine's memory; one of a size that the configuration does not name any more is of no use.
+fn remove_snapshots_of_other_sizes(config: &Config, state: &StateDir) {
+    let snapshots = state.path("snapshots");
+    let name = |template: MachineTemplate| format!("snapshots-{}x{}", template.vcpu_count, template.memsize_mib);
+    let wanted: Vec<_> = config.machine_templates.iter().map(|further| name(further.template)).collect();
+    for entry in snapshots.parent().and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten().flatten() {
+        let found = entry.file_name().to_string_lossy().into_owned();
+        if found.starts_with("snapshots-")
+            && !wanted.contains(&found)
+            && let Err(error) = std::fs::remove_dir_all(entry.path())
+        {
+            warn!(%error, folder = %entry.path().display(), "a snapshot that is of no use cannot be removed");
+        }
+    }
 }
 
 /// Who ends jailed machines when the node is killed. Others the kernel ends.
