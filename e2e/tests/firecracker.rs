@@ -206,6 +206,8 @@ async fn jailed_machines_that_hang_are_ended_when_their_node_is_killed() -> Resu
     let world = stand_in.world(json!({"machine_pool_size": 3})).await?;
     eventually("all are ready", || async { monitors(&world).len() == 3 }).await?;
     let left = monitors(&world);
+    // A signal to the whole service is no reason to leave machines behind.
+    signal(reaper(&world).context("a reaper")?, rustix::process::Signal::TERM)?;
     for pid in &left {
         signal(*pid, rustix::process::Signal::STOP)?;
     }

@@ -4,15 +4,16 @@
 //! waiting for the end of a pipe that the node holds --the node ended, however--> monitors killed -> gone
 //! ```
 //! The kernel kills QEMU and an unjailed Firecracker with their node. A jailed one it does not: that order is forgotten when a
-//! program becomes another user, and a guest that hangs does not notice that its link is closed. The reaper needs no signal
-//! and no timer: the kernel closes the pipe of whoever ends. It only kills; folders and networks are left to the next start,
-//! which may be there already.
+//! program becomes another user, and a guest that hangs does not notice that its link is closed. The reaper needs no timer and
+//! heeds no signal that asks it to end, which a whole group of processes may get: the kernel closes the pipe of whoever ends.
+//! It only kills; folders and networks are left to the next start, which may be there already.
 
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::warn;
 
 use super::reclaim;
@@ -48,6 +49,7 @@ impl Drop for Reaper {
 
 /// Waits until nobody holds the other end of `node`, then kills the machines in this folder.
 pub fn reap(mut node: impl Read, machines: &Path) {
+    let _deaf = deaf();
     let mut byte = [0];
     // Nothing is ever written; whatever it says, a read that ends for good is the end.
     while match node.read(&mut byte) {
@@ -55,4 +57,15 @@ pub fn reap(mut node: impl Read, machines: &Path) {
         Err(error) => error.kind() == io::ErrorKind::Interrupted,
     } {}
     reclaim::kill(machines);
+}
+
+/// Takes the signals that ask a program to end, and does nothing about them.
+fn deaf() -> Option<(tokio::runtime::Runtime, Vec<Signal>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().ok()?;
+    let taken = {
+        let _entered = runtime.enter();
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect()
+    };
+    Some((runtime, taken))
 }
