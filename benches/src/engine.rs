@@ -39,14 +39,8 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
             turns.add(mine.clone(), base)?;
             pings.add(mine, ping)?;
         }
-        report.add(turns.line(NAME, format!("{}, by an agent", kind.label()), "bare wasmtime", None)?);
         report.add(keeps.line(NAME, format!("{}, bare, memory kept", kind.label()), "bare wasmtime", None)?);
-        report.add(pings.line(
-            NAME,
-            format!("{}, by an agent, above its ping", kind.label()),
-            "ping of the agent",
-            None,
-        )?);
+        by_agent(kind, "bare wasmtime", turns, pings, report)?;
     }
 
     let kind = Kind::JavaScript;
@@ -60,12 +54,13 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
         turns.add(mine.clone(), base)?;
         pings.add(mine, ping)?;
     }
-    report.add(turns.line(NAME, format!("{}, by an agent", kind.label()), "bare Deno", None)?);
-    report.add(pings.line(
-        NAME,
-        format!("{}, by an agent, above its ping", kind.label()),
-        "ping of the agent",
-        None,
-    )?);
+    by_agent(kind, "bare Deno", turns, pings, report)
+}
+
+/// Calls through an agent, beside the engine alone and beside its link alone.
+fn by_agent(kind: Kind, engine: &str, turns: Turns, pings: Turns, report: &mut Report) -> Result<()> {
+    let what = format!("{}, by an agent", kind.label());
+    report.add(pings.line(NAME, format!("{what}, above its ping"), "ping of the agent", None)?);
+    report.add(turns.line(NAME, what, engine, None)?);
     Ok(())
 }

@@ -35,6 +35,14 @@ fn agents(world: &World) -> Vec<u32> {
     descendants(world.node.process().pid()).into_iter().filter(is_agent).collect()
 }
 
+/// Kills an agent that has the function: any but those of the pool, which are the youngest.
+async fn kill_one(world: &World) -> Result<()> {
+    let (mut all, pooled) = (agents(world), world.info().await?.available_agents);
+    all.sort_unstable();
+    let victim = all.get(all.len() - pooled - 1).context("an agent with the function")?;
+    Ok(kill_process(Pid::from_raw(victim.cast_signed()).context("pid")?, Signal::KILL)?)
+}
+
 /// Agents of a function, as INFO tells.
 async fn instances(world: &World, workload: &RunResponse) -> Result<(bool, Option<u32>)> {
     let info = world.info().await?;
@@ -146,11 +154,7 @@ async fn an_agent_that_is_lost_takes_its_calls_with_it_and_the_others_go_on() ->
     let slow = limited(&world, "slow", SLOW, one_at_a_time(3)).await?;
     join_all((0..60).map(|_| world.call("slow", ""))).await;
     scaled(&mut events, "queue").await?;
-    // All but those of the pool, which are the youngest.
-    let (mut all, pooled) = (agents(&world), world.info().await?.available_agents);
-    all.sort_unstable();
-    let victim = all.get(all.len() - pooled - 1).context("an agent with the function")?;
-    kill_process(Pid::from_raw(victim.cast_signed()).context("pid")?, Signal::KILL)?;
+    kill_one(&world).await?;
     let lost = scaled(&mut events, "lost").await?;
     assert_eq!(lost["workload_id"], json!(slow.id));
     body(&world.call("slow", "").await?)?;
@@ -164,10 +168,7 @@ async fn calls_that_wait_are_not_lost_with_an_agent_that_they_are_not_in() -> Re
     limited(&world, "slow", SLOW, one_at_a_time(2)).await?;
     let kill = async {
         scaled(&mut events, "queue").await?;
-        let (mut all, pooled) = (agents(&world), world.info().await?.available_agents);
-        all.sort_unstable();
-        let victim = all.get(all.len() - pooled - 1).context("an agent with the function")?;
-        Ok::<_, anyhow::Error>(kill_process(Pid::from_raw(victim.cast_signed()).context("pid")?, Signal::KILL)?)
+        kill_one(&world).await
     };
     let (replies, killed) = tokio::join!(join_all((0..60).map(|_| world.call("slow", ""))), kill);
     killed?;

@@ -31,8 +31,7 @@ impl Pools {
     /// further size may have to be made first, the first of all has to boot.
     pub fn of(&self, limits: &WorkloadLimits, config: &Config) -> (&Pool, Duration) {
         let template = config.template_for(limits);
-        let further = self.further.iter().filter(|_| template != config.machine_template);
-        match further.into_iter().find(|(size, _)| *size == template) {
+        match self.further.iter().find(|(size, _)| *size == template) {
             Some((_, pool)) => (pool, CLAIM_TIMEOUT.max(config.boot_timeout)),
             None => (&self.usual, CLAIM_TIMEOUT),
         }

@@ -92,7 +92,7 @@ impl Publisher {
 
     /// Publishes an event of a workload.
     pub fn workload_event(&self, namespace: &Namespace, event: &Event) {
-        self.event(namespace.as_str(), Some(namespace.to_string()), event);
+        self.event(namespace.as_str(), Some(namespace.as_str()), event);
     }
 
     /// Publishes the event of a call.
@@ -100,9 +100,10 @@ impl Publisher {
         self.publish(&self.bulk, Item::Call(Box::new(event), Arc::clone(spec), OffsetDateTime::now_utc()));
     }
 
-    fn event(&self, token: &str, namespace: Option<String>, event: &Event) {
-        if let Some(item) = in_an_envelope(&self.node_id, token, namespace, event, OffsetDateTime::now_utc()) {
-            self.publish(&self.events, item);
+    fn event(&self, token: &str, namespace: Option<&str>, event: &Event) {
+        let now = OffsetDateTime::now_utc();
+        if let Some((subject, body)) = in_an_envelope(&self.node_id, token, namespace, event, now) {
+            self.publish(&self.events, Item::Publish(subject, body));
         }
     }
 
@@ -169,14 +170,14 @@ impl Gathered {
     }
 }
 
-/// An event as it is published.
+/// An event as it is published, and where.
 fn in_an_envelope(
     node_id: &str,
     token: &str,
-    namespace: Option<String>,
+    namespace: Option<&str>,
     event: &Event,
     time: OffsetDateTime,
-) -> Option<Item> {
+) -> Option<(String, Bytes)> {
     let envelope = Envelope {
         specversion: "1.0",
         id: nuid::next().to_string(),
@@ -185,10 +186,10 @@ fn in_an_envelope(
         datacontenttype: "application/json",
         time: time.format(&Rfc3339).unwrap_or_default(),
         data: event,
-        namespace: namespace.as_deref(),
+        namespace,
     };
     let body = serde_json::to_vec(&envelope).ok()?;
-    Some(Item::Publish(subject::event(token, event.kind()), body.into()))
+    Some((subject::event(token, event.kind()), body.into()))
 }
 
 /// The task that publishes.
@@ -204,27 +205,24 @@ impl Task {
         if lost > 0 {
             warn!(lost, "events of calls or log lines were dropped: they came faster than NATS took them");
         }
-        let item = match item {
-            Item::Call(event, spec, time) => {
-                let namespace = Some(spec.namespace.to_string());
-                let Some(item) = in_an_envelope(&self.node_id, spec.namespace.as_str(), namespace, &event, time) else {
-                    return;
-                };
-                item
-            }
-            item => item,
-        };
         match item {
-            Item::Publish(subject, body) => {
-                if let Err(error) = self.client.publish(subject, body).await {
-                    warn!(%error, "cannot publish");
+            Item::Publish(subject, body) => self.send(subject, body).await,
+            Item::Call(event, spec, time) => {
+                let namespace = spec.namespace.as_str();
+                if let Some((subject, body)) = in_an_envelope(&self.node_id, namespace, Some(namespace), &event, time) {
+                    self.send(subject, body).await;
                 }
             }
             Item::Flush(done) => {
                 let _ = self.client.flush().await;
                 let _ = done.send(());
             }
-            Item::Call(..) => {}
+        }
+    }
+
+    async fn send(&self, subject: String, body: Bytes) {
+        if let Err(error) = self.client.publish(subject, body).await {
+            warn!(%error, "cannot publish");
         }
     }
 }

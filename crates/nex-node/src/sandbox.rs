@@ -13,7 +13,7 @@ use nex_protocol::control::limits::WorkloadLimits;
 use nex_protocol::link::message::Prestart;
 use nex_sandbox::microvm::firecracker::jail::JailSettings;
 use nex_sandbox::microvm::firecracker::model::{RateLimiter, TokenBucket};
-use nex_sandbox::microvm::firecracker::{Firecracker, FirecrackerError, FirecrackerSettings, release};
+use nex_sandbox::microvm::firecracker::{Firecracker, FirecrackerError, FirecrackerSettings, release, sized_snapshots};
 use nex_sandbox::microvm::qemu::{Accelerator, Qemu};
 use nex_sandbox::microvm::reaper::Reaper;
 use nex_sandbox::microvm::{MachineSettings, Monitor, ScratchSpace};
@@ -292,12 +292,11 @@ pub(crate) fn pools(
 /// A snapshot is as large as its machine's memory; one of a size that the configuration does not name any more is of no use.
 fn remove_snapshots_of_other_sizes(config: &Config, state: &StateDir) {
     let snapshots = state.path("snapshots");
-    let name = |template: MachineTemplate| format!("snapshots-{}x{}", template.vcpu_count, template.memsize_mib);
-    let wanted: Vec<_> = config.machine_templates.iter().map(|further| name(further.template)).collect();
+    let sizes = config.machine_templates.iter().map(|further| further.template);
+    let wanted: Vec<_> = sizes.map(|size| sized_snapshots(&snapshots, size.vcpu_count, size.memsize_mib)).collect();
     for entry in snapshots.parent().and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten().flatten() {
-        let found = entry.file_name().to_string_lossy().into_owned();
-        if found.starts_with("snapshots-")
-            && !wanted.contains(&found)
+        if entry.file_name().to_string_lossy().starts_with("snapshots-")
+            && !wanted.contains(&entry.path())
             && let Err(error) = std::fs::remove_dir_all(entry.path())
         {
             warn!(%error, folder = %entry.path().display(), "a snapshot that is of no use cannot be removed");

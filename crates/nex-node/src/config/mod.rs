@@ -8,7 +8,6 @@ mod host_services;
 mod limits;
 mod machines;
 mod reader;
-mod services;
 mod templates;
 
 use std::collections::BTreeMap;
@@ -20,9 +19,9 @@ use nex_network::{EgressPolicy, Ipv4Subnet};
 use nex_protocol::subject::{ALWAYS_DENIED, TriggerSubject};
 use nex_protocol::{Environment, Location, Namespace, WorkloadName, WorkloadType};
 
+pub use host_services::{HostServices, ServiceCredentials};
 pub use limits::{FunctionLimits, NodeLimits, RestartPolicy, WorkloadCaps};
 pub use machines::{CNI_CONF, Cni, JailerUsers, NetworkKind, RateLimiters, Scratch, TokenBucket, Vmm};
-pub use services::{HostServices, ServiceCredentials};
 pub use templates::{FurtherTemplate, GUEST_OVERHEAD, MachineTemplate};
 
 /// Stands for the namespace in `artifact_buckets`.

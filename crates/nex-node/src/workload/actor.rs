@@ -381,7 +381,7 @@ impl Actor {
     }
 
     /// Watches a service until it ends, and clears away its agent.
-    async fn serve(&mut self, hosted: Hosted) -> Ended {
+    async fn serve(&mut self, mut hosted: Hosted) -> Ended {
         self.running_since = Some(Instant::now());
         self.running();
         let assignment = self.assignment();
@@ -391,7 +391,6 @@ impl Actor {
             *stopping = stops.recv().await;
             status.send_modify(|status| status.state = State::Stopping);
         };
-        let mut hosted = hosted;
         let ended = assignment.attend(&mut hosted, &instance, None, asked, std::future::pending()).await;
         hosted.destroy().await;
         ended

@@ -171,7 +171,7 @@ impl Fleet {
     ) -> Self {
         let (ends, ended) = mpsc::unbounded_channel();
         let limits = assignment.spec.function_limits(&assignment.shared.config);
-        let idle = (!limits.idle_timeout.is_zero()).then_some(limits.idle_timeout);
+        let idle = assignment.spec.idle_timeout(&assignment.shared.config);
         let max = usize::try_from(limits.max_instances).unwrap_or(1).max(1);
         Self {
             assignment,

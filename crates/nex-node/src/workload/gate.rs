@@ -172,9 +172,7 @@ impl Gate {
         let mut inner = self.lock();
         inner.running = inner.running.saturating_sub(1);
         inner.last = Instant::now();
-        if let Some(seat) = inner.seats.iter_mut().find(|seat| Arc::ptr_eq(&seat.instance, instance)) {
-            seat.running = seat.running.saturating_sub(1);
-        }
+        inner.vacate(instance);
         self.serve(&mut inner);
         if inner.running == 0 && !inner.has_waiting() {
             self.quiet.notify_waiters();
@@ -189,9 +187,7 @@ impl Gate {
             loop {
                 let Some(next) = inner.waiting.pop_front() else {
                     // Everybody has given up meanwhile. Dropping the turn would want the lock that is held here.
-                    if let Some(seat) = inner.seats.iter_mut().find(|s| Arc::ptr_eq(&s.instance, &turn.instance)) {
-                        seat.running = seat.running.saturating_sub(1);
-                    }
+                    inner.vacate(&turn.instance);
                     turn.gate = None;
                     return;
                 };
@@ -301,6 +297,13 @@ impl Inner {
         }
         seat.running += 1;
         Some(Arc::clone(&seat.instance))
+    }
+
+    /// Gives back a turn in an agent, if that still takes calls.
+    fn vacate(&mut self, instance: &Arc<Instance>) {
+        if let Some(seat) = self.seats.iter_mut().find(|seat| Arc::ptr_eq(&seat.instance, instance)) {
+            seat.running = seat.running.saturating_sub(1);
+        }
     }
 
     fn has_waiting(&self) -> bool {

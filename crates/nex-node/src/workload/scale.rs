@@ -84,8 +84,8 @@ impl Scaler {
     fn step(&mut self, now: Instant, load: Load, starting: usize) -> Step {
         if load.waiting == 0 {
             self.queued = None;
-        } else if self.queued.is_none() {
-            self.queued = Some(now);
+        } else {
+            self.queued.get_or_insert(now);
         }
         let agents = load.agents + starting;
         if load.waiting > 0 && starting == 0 {
@@ -96,7 +96,7 @@ impl Scaler {
             }
             if room > 0 && self.queued.is_some_and(|since| now.duration_since(since) >= GROW_AFTER) {
                 self.queued = Some(now);
-                return Step::Grow(worth.min(agents).min(room).max(1));
+                return Step::Grow(worth.min(agents).min(room));
             }
         }
         let fewer_would_do = load.agents > 1 && starting == 0 && load.peak * 2 <= (load.agents - 1) * load.concurrency;

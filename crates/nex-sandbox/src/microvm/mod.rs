@@ -176,9 +176,7 @@ impl MachineSandbox {
     #[must_use]
     pub fn sized(&self, memory_mib: u64, vcpus: u64, scratch: ScratchSpace) -> Self {
         let monitor = match &self.monitor {
-            Monitor::Firecracker(firecracker) => {
-                Monitor::Firecracker(firecracker.beside(&format!("{vcpus}x{memory_mib}")))
-            }
+            Monitor::Firecracker(firecracker) => Monitor::Firecracker(firecracker.beside(vcpus, memory_mib)),
             Monitor::Qemu(qemu) => Monitor::Qemu(qemu.clone()),
         };
         let settings = MachineSettings { memory_mib, vcpus, scratch, ..self.settings.clone() };

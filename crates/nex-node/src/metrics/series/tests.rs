@@ -1,3 +1,5 @@
+//! The series of a snapshot made by hand: names, labels, and each happening counted once.
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

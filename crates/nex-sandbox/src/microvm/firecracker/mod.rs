@@ -40,6 +40,7 @@ use configuration::{boot_arguments, configure, create, fill, load, share};
 pub(super) use jail::User;
 use jail::{JailSettings, Root, Users};
 pub use release::release;
+pub use snapshot::sized as sized_snapshots;
 use snapshot::{Key, Plan, Snapshots};
 
 /// Socket of the API in the root folder.
@@ -128,12 +129,12 @@ impl Firecracker {
     }
 
     /// The same for machines that differ, with snapshots of their own.
-    pub(super) fn beside(&self, name: &str) -> Self {
+    pub(super) fn beside(&self, vcpus: u64, memory_mib: u64) -> Self {
         Self {
             program: self.program.clone(),
             release: self.release.clone(),
             jail: self.jail.clone(),
-            snapshots: self.snapshots.as_ref().map(|snapshots| snapshots.beside(name)),
+            snapshots: self.snapshots.as_ref().map(|snapshots| snapshots.beside(vcpus, memory_mib)),
             sharing: Arc::clone(&self.sharing),
         }
     }

@@ -106,10 +106,8 @@ impl Snapshots {
     }
 
     /// Those of other machines, in a folder beside this one: neither is the other's rubbish.
-    pub(super) fn beside(&self, name: &str) -> Arc<Self> {
-        let mut folder = self.folder.clone().into_os_string();
-        folder.push(format!("-{name}"));
-        Self::open(folder.into())
+    pub(super) fn beside(&self, vcpus: u64, memory_mib: u64) -> Arc<Self> {
+        Self::open(sized(&self.folder, vcpus, memory_mib))
     }
 
     fn path(&self, key: &Key) -> PathBuf {
@@ -169,6 +167,13 @@ impl Snapshots {
         }
         given_up
     }
+}
+
+/// The folder of snapshots of machines of a further size, beside that of the usual ones.
+pub fn sized(snapshots: &Path, vcpus: u64, memory_mib: u64) -> PathBuf {
+    let mut folder = snapshots.as_os_str().to_owned();
+    folder.push(format!("-{vcpus}x{memory_mib}"));
+    folder.into()
 }
 
 impl Taking {
