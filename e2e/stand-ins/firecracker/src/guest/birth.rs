@@ -83,7 +83,7 @@ pub(super) fn check(line: &[u8], births: Option<&Path>) -> Result<(), BirthError
 
 /// Notes it; whether it is new.
 fn note(births: &Path, entropy: &str) -> io::Result<bool> {
-    let mut file = open(births)?;
+    let mut file = open(births, entropy)?;
     flock(&file, FlockOperation::LockExclusive)?;
     let mut noted = String::new();
     file.rewind()?;
@@ -95,17 +95,24 @@ fn note(births: &Path, entropy: &str) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Machines of the same snapshot have users of their own: the first one lets the others write too.
-fn open(births: &Path) -> io::Result<File> {
+/// Machines of the same snapshot have users of their own, and any of them may be the first: the file gets its name
+/// only once all may write to it.
+fn open(births: &Path, entropy: &str) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).append(true);
     match options.open(births) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let file = options.create(true).open(births)?;
-            let _ = file.set_permissions(std::fs::Permissions::from_mode(0o666));
-            Ok(file)
-        }
-        opened => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    let unnamed = births.with_extension(entropy);
+    let file = File::create_new(&unnamed)?;
+    let named = file
+        .set_permissions(std::fs::Permissions::from_mode(0o666))
+        .and_then(|()| std::fs::hard_link(&unnamed, births));
+    std::fs::remove_file(&unnamed)?;
+    match named {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => options.open(births),
     }
 }
 
