@@ -1,4 +1,5 @@
-//! Many nodes: how long until all of them are listed, and until all that fit have bid.
+//! Many nodes: how long until all of them are listed, until all that fit have bid, and until a workload of many replicas is
+//! spread over them.
 //!
 //! A client cannot know how many nodes there are. It waits until no answer has come for a while (300 ms when answers come
 //! fast), so listing takes that long at least; "last answer" is the part that depends on the number of nodes.
@@ -7,11 +8,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use nex_client::Client;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use nex_client::{Client, Deployment};
 use nex_e2e::PATIENCE;
+use nex_identity::{Issuer, XKeyPair};
 use nex_protocol::control::auction::AuctionRequest;
-use nex_protocol::{Namespace, subject};
+use nex_protocol::{Location, Namespace, WorkloadType, subject};
 use nex_testkit::NatsServer;
 
 use crate::cli::{nex, succeed};
@@ -63,6 +65,9 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
         .await?;
         add("auction by the client library", &bids)?;
 
+        let applied = timed(rounds.div_ceil(4), async || apply(&client, &wanted, count).await).await?;
+        add("apply of 1,000 replicas", &applied)?;
+
         let mut shown = Vec::new();
         for _ in 0..rounds {
             let mut command = nex(&server.url())?;
@@ -75,8 +80,33 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
         }
         add("`nex node ls`", &shown)?;
     }
-    report.skip(NAME, "apply of 1,000 replicas", "not built: there is no `apply` yet");
     Ok(())
+}
+
+/// A workload of so many replicas.
+const REPLICAS: usize = 1000;
+
+/// Deploy requests in flight.
+const IN_FLIGHT: usize = 64;
+
+/// Puts all replicas of a workload on the nodes: one auction, then a signed and sealed request for each, spread over the
+/// bids. What a command that applies a description will have to do at least.
+async fn apply(client: &Client, wanted: &AuctionRequest, count: usize) -> Result<()> {
+    let bids = client.auction(wanted).await?;
+    ensure!(bids.len() == count, "{} of {count} nodes bid", bids.len());
+    let (issuer, publisher) = (Issuer::generate(), XKeyPair::generate());
+    let sha256 = "0".repeat(64);
+    let deployment =
+        Deployment::new("replicated".parse()?, WorkloadType::Wasm, Location::new("BENCH", "replicated")?, &sha256);
+    let deploys = bids.iter().cycle().take(REPLICAS).map(|bid| {
+        let request = deployment.request(&issuer, &publisher, client.namespace(), &bid.node_id, &bid.target_xkey);
+        async move {
+            let run = client.deploy(&request?, &bid.node_id).await?;
+            ensure!(run.started, "a replica was not started");
+            Ok(())
+        }
+    });
+    futures_util::stream::iter(deploys).buffer_unordered(IN_FLIGHT).try_collect::<()>().await
 }
 
 /// Sends a request to all and takes so many answers.

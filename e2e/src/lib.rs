@@ -198,7 +198,7 @@ impl World {
     /// # Errors
     /// When the server refuses.
     pub async fn events(&self) -> Result<Events> {
-        Events::subscribe(&self.nats).await
+        Ok(Events { patience: self.patience, ..Events::subscribe(&self.nats).await? })
     }
 }
 
@@ -222,7 +222,10 @@ pub fn failure(reply: &Message) -> Option<(u16, String)> {
 
 /// The events of all nodes on a server.
 #[derive(Debug)]
-pub struct Events(Subscriber);
+pub struct Events {
+    events: Subscriber,
+    patience: Duration,
+}
 
 impl Events {
     /// Listens from now on.
@@ -232,7 +235,7 @@ impl Events {
     pub async fn subscribe(nats: &async_nats::Client) -> Result<Self> {
         let events = nats.subscribe("$NEX.events.>").await?;
         round_trip(nats).await?;
-        Ok(Self(events))
+        Ok(Self { events, patience: PATIENCE })
     }
 
     /// The data of the next event of this type.
@@ -251,14 +254,14 @@ impl Events {
     pub async fn next_of(&mut self, kinds: &[&str]) -> Result<Value> {
         let wanted = async {
             loop {
-                let event = self.0.next().await.context("the subscription ended")?;
+                let event = self.events.next().await.context("the subscription ended")?;
                 let event: Value = serde_json::from_slice(&event.payload)?;
                 if event.get("type").and_then(Value::as_str).is_some_and(|kind| kinds.contains(&kind)) {
                     return Ok(event);
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, wanted).await.with_context(|| format!("no event of {kinds:?} in time"))?
+        tokio::time::timeout(self.patience, wanted).await.with_context(|| format!("no event of {kinds:?} in time"))?
     }
 }
 
@@ -284,13 +287,25 @@ pub fn unix_now() -> i64 {
 ///
 /// # Errors
 /// When it does not hold in time.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> F) -> Result<()> {
+pub async fn eventually<F: Future<Output = bool>>(what: &str, check: impl FnMut() -> F) -> Result<()> {
+    eventually_within(PATIENCE, what, check).await
+}
+
+/// The same, where it takes longer.
+///
+/// # Errors
+/// When it does not hold in time.
+pub async fn eventually_within<F: Future<Output = bool>>(
+    patience: Duration,
+    what: &str,
+    mut check: impl FnMut() -> F,
+) -> Result<()> {
     let holds = async {
         while !check().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, holds).await.with_context(|| format!("not in time: {what}"))
+    tokio::time::timeout(patience, holds).await.with_context(|| format!("not in time: {what}"))
 }
 
 /// Whether a process of this id exists and is not a zombie.

@@ -3,10 +3,16 @@
 //! Nothing in it knows of nex. It is told where NATS is by its environment, which `nex devrun FILE NATS_URL=…` gives,
 //! and it ends orderly on SIGTERM, which is how nex stops a service.
 
+use std::time::Duration;
+
 use anyhow::{Context, Error, Result};
+use async_nats::ConnectOptions;
 use async_nats::service::ServiceExt;
 use futures_util::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Time to connect. A server that is not there refuses at once; this is for machines that compute slowly.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -15,7 +21,8 @@ async fn main() -> Result<()> {
 
     let url = nats_url();
     println!("Echo service using NATS url '{url}'");
-    let client = async_nats::connect(&url).await.with_context(|| format!("cannot connect to {url}"))?;
+    let options = ConnectOptions::new().connection_timeout(PATIENCE);
+    let client = options.connect(&url).await.with_context(|| format!("cannot connect to {url}"))?;
 
     println!("Starting echo service");
     let service = client.service_builder().start("EchoService", "1.0.0").await.map_err(Error::from_boxed)?;
