@@ -60,16 +60,20 @@ impl Connection {
         Self::open(&settings).await.map_err(|error| format!("the workload connection: {error}"))
     }
 
+    /// Waits until the server has handled what was sent before; longer where it must not be asked, or is not there.
+    pub async fn round_trip(&self) {
+        // Nobody listens there, which the server says at once.
+        let nobody = format!("_nex.round_trip.{}", nuid::next());
+        let _ = self.client.request(nobody, bytes::Bytes::new()).await;
+    }
+
     /// Waits until the server has handled what was sent before, and says whether it denied these subscriptions. A
     /// flush would not do: it only writes.
     ///
     /// # Errors
     /// The server's words about the first subject that it denied.
     pub async fn subscribed(&self, subjects: &[String]) -> Result<(), String> {
-        // Nobody listens there, which the server says at once.
-        let nobody = format!("_nex.round_trip.{}", nuid::next());
-        let answer = self.client.request(nobody, bytes::Bytes::new());
-        let _ = tokio::time::timeout(Duration::from_secs(1), answer).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.round_trip()).await;
         // The client library tells of denials by a task of its own, which has been woken by now but may not have run.
         tokio::time::sleep(DENIAL).await;
         // All of them: what is left would be taken for the denial of somebody else's later.

@@ -22,6 +22,7 @@ mod fleet;
 pub mod gate;
 pub mod host_calls;
 mod launch;
+mod leave;
 pub mod limits;
 mod scale;
 mod start;

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::gate::Gate;
+use super::leave::leave;
 use super::{Counters, Spec};
 use crate::connection::Connection;
 use crate::publisher::Publisher;
@@ -110,7 +111,7 @@ impl Triggers {
         Ok(Self { draining, subscriptions, _connection: connection })
     }
 
-    /// Takes no more messages, and answers those that the server has already sent here.
+    /// Takes no more messages, and answers those that the server has already sent here; see [`super::leave`].
     pub async fn drain(mut self) {
         self.draining.cancel();
         let ended = async { while self.subscriptions.join_next().await.is_some() {} };
@@ -157,6 +158,7 @@ impl Trigger {
     async fn listen(&self, mut messages: Subscriber) -> Over {
         let name = std::slice::from_ref(&self.name);
         let mut denial = std::pin::pin!(self.connection.denied.one_of(name));
+        let mut received = 0;
         loop {
             let message = tokio::select! {
                 message = messages.next() => message,
@@ -164,13 +166,10 @@ impl Trigger {
                 () = self.draining.cancelled() => break,
             };
             let Some(message) = message else { return Over::Failed("the subscription ended".to_owned()) };
+            received += 1;
             self.answer(message);
         }
-        if messages.drain().await.is_ok() {
-            while let Some(message) = messages.next().await {
-                self.answer(message);
-            }
-        }
+        leave(messages, received, self.connection.round_trip(), |message| self.answer(message)).await;
         Over::Drained
     }
 
