@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nex_e2e::World;
 use nex_e2e::descendants;
-use nex_e2e::machines::{BOOT, config, intruder, pieces};
+use nex_e2e::machines::{boot, config, intruder, pieces};
 use nex_testkit::{NatsServer, NexNode};
 use serde_json::json;
 
@@ -44,14 +44,14 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
     let begun = Instant::now();
     let node = NexNode::builder(&server).await?.config(settings).arg("--loglevel").arg("debug").sandboxed();
     let mut node = node.spawn().await?;
-    node.wait_ready_within(BOOT).await?;
+    node.wait_ready_within(boot()).await?;
     let ready = || node.log().lines().into_iter().filter(|line| line.contains(READY)).collect::<Vec<_>>();
     let filled = async {
         while ready().len() < POOL {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(BOOT, filled).await.context("the pool does not fill")?;
+    tokio::time::timeout(boot(), filled).await.context("the pool does not fill")?;
     let all = begun.elapsed();
     let lines = ready();
     let first = lines.first().context("no machine")?;
@@ -88,7 +88,7 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(BOOT, refilled).await.context("the pool does not refill")?;
+        tokio::time::timeout(boot(), refilled).await.context("the pool does not refill")?;
         refills.push(nanos(begun.elapsed()));
         world.stop(&workload).await?;
     }

@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nex_e2e::machines::{BOOT, config, intruder, line, machines, pieces};
+use nex_e2e::machines::{boot, config, intruder, line, machines, pieces};
 use nex_e2e::{PATIENCE, body, descendants, eventually, is_alive};
 use nex_protocol::WorkloadType;
 use nex_testkit::{NatsServer, NexNode, examples};
@@ -93,7 +93,7 @@ async fn the_last_words_and_the_status_of_a_service_that_ends_are_not_lost() -> 
     let (world, mut logs) = machines(pieces, json!({})).await?;
     let mut events = world.events().await?;
     intruder(&world, pieces, "ends", &["flood", "say", "the last line", "exit", "7"]).await?;
-    let ended = tokio::time::timeout(BOOT, events.next("workload_undeployed")).await??;
+    let ended = tokio::time::timeout(boot(), events.next("workload_undeployed")).await??;
     assert_eq!((&ended["code"], &ended["message"]), (&json!(7), &json!("exited with status 7")));
     line(&mut logs, "the last line").await?;
     Ok(())
@@ -134,7 +134,7 @@ async fn a_guest_that_takes_all_it_can_harms_only_itself() -> Result<()> {
     let forked = line(&mut logs, "fork").await?;
     assert!(forked.contains("stopped after"), "{forked}");
     intruder(&world, pieces, "eats", &["eat"]).await?;
-    let ended = tokio::time::timeout(BOOT, events.next("workload_undeployed")).await??;
+    let ended = tokio::time::timeout(boot(), events.next("workload_undeployed")).await??;
     assert_eq!(ended["workload_name"], "eats", "{ended}");
     assert!(body(&world.call("vm.echo", "still").await?)?.starts_with(b"still"));
     Ok(())
@@ -160,14 +160,14 @@ async fn machines_that_a_killed_node_left_are_ended_by_the_next_and_workloads_co
     world.node.kill().await?;
     let again = NexNode::builder(&world.server).await?.config(config(pieces)).sandboxed();
     let mut again = again.state_dir(world.node.state_dir()).spawn().await?;
-    again.wait_ready_within(BOOT).await?;
+    again.wait_ready_within(boot()).await?;
     eventually("what was left is gone", || async { left.iter().all(|pid| !is_alive(*pid)) }).await?;
     let back = async {
         while !world.nats.request("vm.echo", "x".into()).await.is_ok_and(|reply| body(&reply).is_ok()) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    tokio::time::timeout(BOOT, back).await.context("the function is back")?;
+    tokio::time::timeout(boot(), back).await.context("the function is back")?;
     assert_eq!(world.info().await?.machines[0].id, function.id);
     std::mem::swap(&mut world.node, &mut again);
     Ok(())
@@ -200,7 +200,7 @@ async fn a_machine_that_does_not_come_up_says_why_and_the_node_stays() -> Result
             let failed = line.contains("could not prepare an agent");
             (failed && words.iter().any(|word| line.contains(word))).then_some(())
         });
-        tokio::time::timeout(BOOT, told).await.with_context(|| format!("{key}: {}", node.log().tail(20)))?;
+        tokio::time::timeout(boot(), told).await.with_context(|| format!("{key}: {}", node.log().tail(20)))?;
         assert!(node.process().is_running(), "{key}");
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use nex_e2e::body;
-use nex_e2e::machines::{BOOT, intruder, line, machines, pieces};
+use nex_e2e::machines::{boot, intruder, line, machines, pieces};
 use nex_protocol::WorkloadType;
 use nex_testkit::examples;
 use serde_json::json;
@@ -115,7 +115,7 @@ async fn the_echo_service_serves_from_a_machine() -> Result<()> {
     let mut deployment = world.deployment("echoservice", WorkloadType::Native, &sha256)?;
     deployment.environment.set("NATS_URL", format!("nats://{HOST}:{port}"));
     world.send(&deployment).await?;
-    nex_e2e::eventually_within(BOOT, "the service answers", || async {
+    nex_e2e::eventually_within(boot(), "the service answers", || async {
         world
             .nats
             .request("svc.echo", "hello".into())
