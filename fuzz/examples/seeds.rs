@@ -180,13 +180,14 @@ fn link() {
     let environment: Environment = [("A", "1")].into_iter().collect();
     let limits = Limits { memory_bytes: 1 << 28, script_bytes: 1 << 20, reply_bytes: 1 << 20, concurrency: 32 };
     let welcome = Welcome {
-        version: 6,
+        version: 7,
         agent_id: "a".into(),
         work_dir: "/w".into(),
         compiled_dir: None,
         deno: Some("/d".into()),
         start_timeout_ms: 40_000,
         prestart: Some(Prestart { memory_bytes: 1 << 28 }),
+        direct: true,
     };
     let start = Start {
         name: "echo".into(),

@@ -121,6 +121,7 @@ impl Node {
             deno: None,
             start_timeout_ms: 40_000,
             prestart: None,
+            direct: false,
         };
         change(&mut welcome);
         node.send(ToAgent::Welcome(welcome)).await;
