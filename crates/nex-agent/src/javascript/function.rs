@@ -154,7 +154,6 @@ impl Function {
             tokio::select! {
                 happening = worker => happening,
                 Some(call) = inbox.calls.recv() => Happening::Call(call),
-                Some(sign) = inbox.direct.recv() => Happening::Direct(sign),
             }
         };
         tokio::select! {
@@ -162,6 +161,8 @@ impl Function {
             // time.
             biased;
             sign = workload::next_sign(&mut inbox.stop, stopping) => Happening::Stop(sign),
+            // Few: each answers what we said ourselves.
+            Some(sign) = inbox.direct.recv() => Happening::Direct(sign),
             () = at(deadline) => Happening::Deadline,
             () = at(stuck_at) => Happening::Stuck,
             () = at(loading) => Happening::LoadOver,

@@ -227,7 +227,7 @@ impl Assignment {
     fn direct_way_over(&self, over: Over) {
         if let Over::Broken(what) = over {
             let text = format!(
-                "the function wrote into the pipe on which its worker asks for host services ({what}): the pipe is closed"
+                "the function's worker has no direct way to host services any more, its calls go through the agent: {what}"
             );
             self.log(Level::Warn, text);
         }

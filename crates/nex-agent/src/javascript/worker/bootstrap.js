@@ -1,6 +1,6 @@
 // The JavaScript side of a function: loads the source, runs calls, answers in frames. See `javascript/protocol.rs`
 // for the frames; stdin and stdout are the two ends of one socket to the agent. The files of this folder are one
-// module, in the order that `javascript/worker.rs` names.
+// module, in the order that `javascript/deno.rs` names.
 //
 // Nothing here is a security border: the function shares this realm and may change anything in it. What protects the
 // node is outside: Deno runs without a single permission once the function's first line runs, the process is bounded

@@ -10,7 +10,7 @@ const LARGEST = 60 * 1024;
 const asking = stream();
 const headRoom = new TheBytes(asking.memory, PREFIX + FIXED, LARGEST - FIXED);
 
-// Writes a question, when it fits and the pipe is open; otherwise nothing is written.
+// Writes a question. False when it does not fit or the pipe is closed: then nothing is written.
 function askDirectly(number, head, body) {
   const { memory, bytes, view } = asking;
   const made = encodeInto(encoder, head, headRoom);
@@ -27,9 +27,12 @@ function askDirectly(number, head, body) {
   while (at < PREFIX + length) {
     try {
       at += writeDirectly(new TheBytes(memory, at, PREFIX + length - at));
-    } catch {
-      direct = false;
-      return at > 0;
+    } catch (error) {
+      if (!comesLater(error)) {
+        direct = false;
+        return at > 0;
+      }
+      wait(clock, 0, 0, 1);
     }
   }
   return true;
@@ -38,9 +41,16 @@ function askDirectly(number, head, body) {
 const told = stream();
 
 function readTold(bytes) {
-  const count = readDirectly(bytes);
-  if (count === null || count === 0) throw new TheError("closed");
-  return count;
+  for (;;) {
+    try {
+      const count = readDirectly(bytes);
+      if (count === null || count === 0) throw new TheError("closed");
+      return count;
+    } catch (error) {
+      if (!comesLater(error)) throw error;
+      wait(clock, 0, 0, 1);
+    }
+  }
 }
 
 // The answer to the question of that number; null when the pipe is closed, and then nobody knows what became of it.
