@@ -15,10 +15,11 @@ use node::{Hosts, Node};
 
 const FOUND: Result<HostReply, nex_protocol::link::host::HostError> = Ok(HostReply::Revision { revision: 1 });
 
-/// Finds the pipe that the worker writes to among everything that is open, and writes into it.
-const GARBAGE: &str = "import net from 'node:net'; import fs from 'node:fs'; function garbage() {
-    for (let fd = 3; fd < 200; fd++) { try { const s = new net.Socket({ fd, readable: false, writable: true });
-      s.on('error', () => {}); s.write('GET / HTTP/1.1\\r\\n\\r\\n'); } catch {} } }\n";
+/// Finds the pipe that the worker writes to, which is the last that was opened, and writes into it.
+const GARBAGE: &str = "import net from 'node:net'; async function garbage() {
+    for (let fd = 200; fd > 2; fd--) { try { const pipe = new net.Socket({ fd, readable: false, writable: true });
+      pipe.on('error', () => {}); return await new Promise((ok) => pipe.write('GET / HTTP/1.1\\r\\n\\r\\n', ok));
+    } catch {} } }\n";
 
 /// Answers the node's part of a question about a worker, once it is asked.
 async fn tell_waits(node: &mut Node, waits: Waits) {
@@ -220,17 +221,13 @@ async fn a_worker_whose_answer_never_comes_is_replaced_after_its_deadline() {
 
 #[tokio::test]
 async fn what_a_function_writes_into_the_pipe_reaches_the_node_and_nobody_else() {
-    let source = format!(
-        "{GARBAGE}export default (s, p) => {{ if (p.length) garbage(); try {{ return hostServices.kv.get('k') }}
-        catch (e) {{ return e.code }} }}"
-    );
+    let source = format!("{GARBAGE}export default (s, p) => p.length ? garbage() : hostServices.kv.get('k')");
     let mut node = direct(&source, Hosts::Test).await;
-    node.invoke(1, "garbage").await;
+    assert_eq!(node.call(1, "garbage").await.as_deref(), Ok(""));
     let heard = node.direct().bytes().await;
     assert!(heard.starts_with(b"GET / HTTP/1.1"), "{heard:?}");
     // What a node does then.
     node.direct = None;
-    assert_eq!(node.reply(1).await.as_deref(), Ok("unavailable"));
     node.invoke(2, "").await;
     let (number, ..) = node.host_call().await;
     node.host_reply(number, HostReply::Revision { revision: 1 }, "by the agent").await;
@@ -249,9 +246,9 @@ async fn no_pipe_can_be_opened_by_the_function() {
 }
 
 #[tokio::test]
-async fn what_a_function_did_with_the_pipes_numbers_and_prototypes_breaks_no_call() {
-    let source = "import net from 'node:net'; for (let fd = 3; fd < 200; fd++) {
-          try { new net.Socket({ fd, readable: false, writable: false }).on('error', () => {}); } catch {} }
+async fn a_pipe_that_was_made_not_to_wait_and_prototypes_that_were_changed_break_no_call() {
+    let source = "import net from 'node:net'; for (let fd = 200; fd > 2; fd--) {
+          try { globalThis.kept = new net.Socket({ fd, readable: false, writable: true }); break; } catch {} }
         Object.prototype.reply = 1; Array.prototype.push = Uint8Array.prototype.set = TextEncoder.prototype.encodeInto = null;
         export default () => hostServices.kv.get('k')";
     let mut node = direct(source, Hosts::Test).await;
