@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::{Bytes, BytesMut};
+use nex_protocol::link::direct::{Answer, Ask, Waits};
 use nex_protocol::link::host::{
     HostError, HostErrorCode, HostReply, HostRequest, HttpRequest, KvRequest, MessageHead, MessagingRequest,
     ObjectInfo, ObjectRequest, Redirect, WatchEvent,
@@ -280,6 +281,14 @@ fn link() {
     }
     let data = vec![ToNode::HostData(1, body()), ToNode::HostMore(1), ToNode::HostCancel(1)];
     frames("link", "to-node-host-data", data);
+    let (left, ago) = (Waits { left_ms: Some(2000), ago_ms: None }, Waits { left_ms: None, ago_ms: Some(1) });
+    let signs = vec![ToAgent::Direct(7), ToAgent::DirectWaits(7, left), ToAgent::DirectWaits(7, ago)];
+    frames("link", "to-agent-direct", signs);
+    frames("link", "to-node-direct", vec![ToNode::Direct(7), ToNode::DirectWaits(7)]);
+    let request = Ok(HostRequest::Kv(KvRequest::Get { key: key() }));
+    frames("link", "direct-ask", vec![Ask { number: 1, call: 7, request, body: body() }]);
+    let answer = Ok(HostReply::Revision { revision: 3 });
+    frames("link", "direct-answer", vec![Answer { number: 1, answer, body: body() }]);
     seed("link", "too-long", "\x01", [0xff; 8]);
     seed("link", "head-too-long", "\x01", b"\0\0\0\x0d\x41\0\0\0\0\0\0\0\0\xff\xff\xff\xff");
 }
