@@ -102,6 +102,16 @@ async fn errors_are_the_same_on_both_ways() -> Result<()> {
 }
 
 #[tokio::test]
+async fn one_that_goes_on_asking_after_its_deadline_is_replaced() -> Result<()> {
+    let world = World::with(json!({"functions": {"timeout_ms": 1000}})).await?;
+    let source = b"(s, p) => { while (p.length) { try { hostServices.kv.get('k') } catch {} } return 'fine' }";
+    world.function("loop", V8, source, "loop").await?;
+    assert_eq!(failure(&world.call("loop", "x").await?).unwrap().0, 504);
+    assert_eq!(body(&world.call("loop", "").await?)?, b"fine");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_worker_that_waits_for_a_slow_answer_is_not_taken_for_stuck() -> Result<()> {
     let world = World::with(json!({"functions": {"timeout_ms": 3000}})).await?;
     let mut begun = world.nats.subscribe("begun").await?;
