@@ -61,6 +61,7 @@ impl Agent {
             compiled_dir: None,
             deno: program("NEX_DENO", "deno"),
             prestart: None,
+            direct: false,
             start_timeout_ms: 60_000,
         };
         agent.to.send(ToAgent::Welcome(welcome)).await?;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::{Bytes, BytesMut};
+use nex_protocol::link::direct::{Answer, Ask, Waits};
 use nex_protocol::link::host::{
     HostError, HostErrorCode, HostReply, HostRequest, HttpRequest, KvRequest, MessageHead, MessagingRequest,
     ObjectInfo, ObjectRequest, Redirect, WatchEvent,
@@ -180,13 +181,14 @@ fn link() {
     let environment: Environment = [("A", "1")].into_iter().collect();
     let limits = Limits { memory_bytes: 1 << 28, script_bytes: 1 << 20, reply_bytes: 1 << 20, concurrency: 32 };
     let welcome = Welcome {
-        version: 6,
+        version: 7,
         agent_id: "a".into(),
         work_dir: "/w".into(),
         compiled_dir: None,
         deno: Some("/d".into()),
         start_timeout_ms: 40_000,
         prestart: Some(Prestart { memory_bytes: 1 << 28 }),
+        direct: true,
     };
     let start = Start {
         name: "echo".into(),
@@ -279,6 +281,14 @@ fn link() {
     }
     let data = vec![ToNode::HostData(1, body()), ToNode::HostMore(1), ToNode::HostCancel(1)];
     frames("link", "to-node-host-data", data);
+    let (left, ago) = (Waits { left_ms: Some(2000), ago_ms: None }, Waits { left_ms: None, ago_ms: Some(1) });
+    let signs = vec![ToAgent::Direct(7), ToAgent::DirectWaits(7, left), ToAgent::DirectWaits(7, ago)];
+    frames("link", "to-agent-direct", signs);
+    frames("link", "to-node-direct", vec![ToNode::Direct(7), ToNode::DirectWaits(7)]);
+    let request = Ok(HostRequest::Kv(KvRequest::Get { key: key() }));
+    frames("link", "direct-ask", vec![Ask { number: 1, call: 7, request, body: body() }]);
+    let answer = Ok(HostReply::Revision { revision: 3 });
+    frames("link", "direct-answer", vec![Answer { number: 1, answer, body: body() }]);
     seed("link", "too-long", "\x01", [0xff; 8]);
     seed("link", "head-too-long", "\x01", b"\0\0\0\x0d\x41\0\0\0\0\0\0\0\0\xff\xff\xff\xff");
 }

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use nex_link::LinkError;
+use nex_protocol::link::direct::{Answer, Ask};
 use nex_protocol::link::frame::Frame;
 use nex_protocol::link::message::{Message, ToAgent, ToNode};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -33,7 +34,9 @@ fn frames(bytes: &[u8]) {
         assert_eq!(again.len(), frame.encoded_len());
         assert!(before.starts_with(&again) && before.len() == again.len() + stream.len());
         survives::<ToNode>(frame.clone());
-        survives::<ToAgent>(frame);
+        survives::<ToAgent>(frame.clone());
+        survives::<Answer>(frame.clone());
+        asked(frame);
     }
     assert!(stream.capacity() <= LIMIT * 2 + bytes.len(), "room was made for more than a frame may have");
 }
@@ -42,6 +45,13 @@ fn survives<M: Message + Clone + PartialEq + std::fmt::Debug>(frame: Frame) {
     let Ok(message) = M::from_frame(frame) else { return };
     let again = message.clone().into_frame().expect("a message can be written");
     assert_eq!(M::from_frame(again).expect("what was written reads"), message);
+}
+
+/// What a worker writes to its node: a question with a request survives; one without is a question all the same.
+fn asked(frame: Frame) {
+    if Ask::from_frame(frame.clone()).is_ok_and(|ask| ask.request.is_ok()) {
+        survives::<Ask>(frame);
+    }
 }
 
 fn received<M: Message + PartialEq + std::fmt::Debug>(bytes: &[u8], piece: usize) {

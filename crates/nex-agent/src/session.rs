@@ -23,7 +23,7 @@ use crate::host::{self, Answers};
 use crate::javascript::Prestart;
 use crate::sent::Sent;
 use crate::wasm::{Given, OverLink};
-use crate::workload::{self, Context, Finish, Inbox};
+use crate::workload::{self, Context, DirectSign, Finish, Inbox};
 
 /// Time the node has to answer Hello.
 const WELCOME: Duration = Duration::from_secs(10);
@@ -141,6 +141,8 @@ async fn wait_for_start(
                 | ToAgent::HostReply(..)
                 | ToAgent::HostData(..)
                 | ToAgent::HostMore(_)
+                | ToAgent::Direct(_)
+                | ToAgent::DirectWaits(..)
                 | ToAgent::CompiledMore),
             ) => return Err(SessionError::OutOfTurn(name(&other))),
         }
@@ -159,7 +161,8 @@ async fn run(
 ) -> Result<(), SessionError> {
     let (calls, incoming) = mpsc::channel(call::WAITING);
     let (stop, stopped) = watch::channel(None);
-    let mut inbox = Inbox { calls: incoming, stop: stopped };
+    let (direct, signs) = mpsc::channel(workload::DIRECT_SIGNS);
+    let mut inbox = Inbox { calls: incoming, direct: signs, stop: stopped };
     let (host, answers) = host::connect(node.clone(), start.limits.memory_bytes);
     let taken = over_link.as_ref().map_or_else(Arc::default, |over_link| Arc::clone(&over_link.taken));
     let context = Context { welcome, start, node: node.clone(), host, over_link, groups, prestart };
@@ -168,7 +171,7 @@ async fn run(
         let mut workload = std::pin::pin!(workload::run(context, &mut inbox));
         tokio::select! {
             finish = &mut workload => finish,
-            left = dispatch(link, &node, &calls, &stop, &answers, &taken) => {
+            left = dispatch(link, &node, &calls, &direct, &stop, &answers, &taken) => {
                 answers.close();
                 // Gone or gone mad: either way nobody is there to take the workload's last words slowly.
                 result = left;
@@ -194,6 +197,7 @@ async fn dispatch(
     link: &mut Receiver<ToAgent>,
     node: &Sender<ToNode>,
     calls: &mpsc::Sender<Call>,
+    direct: &mpsc::Sender<DirectSign>,
     stop: &watch::Sender<Option<Instant>>,
     answers: &Answers,
     taken: &Notify,
@@ -219,6 +223,9 @@ async fn dispatch(
             Some(ToAgent::HostData(number, event, body)) => answers.data(number, event, body),
             Some(ToAgent::HostMore(number)) => answers.more(number),
             Some(ToAgent::CompiledMore) => taken.notify_one(),
+            // Nobody hears them where no worker is; one that is lost is asked for again.
+            Some(ToAgent::Direct(worker)) => drop(direct.try_send(DirectSign::Open(worker))),
+            Some(ToAgent::DirectWaits(worker, waits)) => drop(direct.try_send(DirectSign::Waits(worker, waits))),
             Some(other @ (ToAgent::Welcome(_) | ToAgent::Artifact(_) | ToAgent::Compiled(_))) => {
                 return Err(SessionError::OutOfTurn(name(&other)));
             }
@@ -255,5 +262,7 @@ fn name(message: &ToAgent) -> &'static str {
         ToAgent::HostReply(..) => "HostReply",
         ToAgent::HostData(..) => "HostData",
         ToAgent::HostMore(_) => "HostMore",
+        ToAgent::Direct(_) => "Direct",
+        ToAgent::DirectWaits(..) => "DirectWaits",
     }
 }

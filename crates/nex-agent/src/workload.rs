@@ -5,6 +5,7 @@
 //! of that thread and end with it.
 
 use nex_link::Sender;
+use nex_protocol::link::direct::Waits;
 use nex_protocol::link::message::{Exit, Start, ToNode, Welcome};
 use nex_protocol::name::WorkloadType;
 use tokio::sync::{mpsc, watch};
@@ -35,6 +36,18 @@ pub(crate) struct Context {
     pub(crate) prestart: Option<Prestart>,
 }
 
+/// What the node says about the direct way of a worker, by its process id.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum DirectSign {
+    /// It is open.
+    Open(u32),
+    /// Whether the worker waits for the node.
+    Waits(u32, Waits),
+}
+
+/// Such signs that wait to be heard: each answers one of ours.
+pub(crate) const DIRECT_SIGNS: usize = 16;
+
 /// When a workload is to have ended; none while it may run.
 pub(crate) type Stop = watch::Receiver<Option<Instant>>;
 
@@ -43,6 +56,8 @@ pub(crate) type Stop = watch::Receiver<Option<Instant>>;
 pub(crate) struct Inbox {
     /// Calls of a function.
     pub(crate) calls: mpsc::Receiver<Call>,
+    /// What the node says about the direct ways of workers.
+    pub(crate) direct: mpsc::Receiver<DirectSign>,
     /// Once it is set: end, by this time. It may be drawn nearer afterwards.
     pub(crate) stop: Stop,
 }

@@ -10,7 +10,7 @@ use nex_protocol::link::host::HostReply;
 use nex_protocol::link::message::FailureKind::{Function, Timeout};
 use nex_protocol::link::message::{Invoke, ToAgent};
 use node::Hosts;
-use node::functions::{by_hand, function_with, key, once, once_json, twin};
+use node::functions::{by_hand, direct, function_with, key, once, once_json, twin};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -99,6 +99,10 @@ async fn every_method_works_blocking_and_with_promises() {
     });
     let blocking = format!("() => {{ const hs = hostServices; {} }}", body.replace("await ", ""));
     assert_eq!(once_json(&blocking).await, expected);
+    let mut node = direct(&blocking, Hosts::Twin(Box::default())).await;
+    let answer: Value = serde_json::from_str(&node.call(1, "payload").await.unwrap()).unwrap();
+    assert_eq!(answer, expected, "directly");
+    assert_eq!(node.asked_directly, 13, "all but keys, objects and HTTP");
     assert_eq!(once_json(&format!("async () => {{ const hs = hostServices.async; {body} }}")).await, expected);
 }
 

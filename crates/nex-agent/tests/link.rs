@@ -34,6 +34,7 @@ async fn leaves_a_node_of_another_version() {
         deno: None,
         start_timeout_ms: 40_000,
         prestart: None,
+        direct: false,
     };
     node.send(ToAgent::Welcome(welcome)).await;
     assert_eq!(node.end().await.code(), Some(1));

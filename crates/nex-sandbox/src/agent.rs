@@ -7,6 +7,7 @@
 //! ```
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use nex_link::{Receiver, Sender};
@@ -23,6 +24,9 @@ pub trait Place: Send + 'static {
     /// Notes the process group to end with the place, should the agent be lost without ending it; none when the
     /// workload has ended, for its id may then become somebody else's.
     fn note_process_group(&mut self, leader: Option<u32>);
+
+    /// The agent's folder, where the node can reach it.
+    fn folder(&self) -> Option<&Path>;
 
     /// Bounds everything that will run in the place. Comes before the workload is started.
     ///

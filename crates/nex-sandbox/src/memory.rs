@@ -1,5 +1,6 @@
 //! The in-memory twin of a sandbox: agents without a process, for tests of what is built on top.
 
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -58,6 +59,10 @@ impl Drop for MemoryPlace {
 
 impl Place for MemoryPlace {
     fn note_process_group(&mut self, _leader: Option<u32>) {}
+
+    fn folder(&self) -> Option<&Path> {
+        None
+    }
 
     fn bound(&mut self, _resources: &crate::Resources) -> std::io::Result<()> {
         Ok(())

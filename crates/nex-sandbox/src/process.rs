@@ -148,6 +148,7 @@ impl Sandbox for ProcessSandbox {
             deno: settings.deno.clone(),
             start_timeout_ms: millis(settings.start_timeout),
             prestart: settings.prestart,
+            direct: true,
         };
         match shake_hands(&sender, &mut receiver, welcome, settings.handshake_timeout).await {
             Ok(()) => Ok(Agent { id, sender, receiver, lost, place: Box::new(place), shares_files: true }),
@@ -201,6 +202,10 @@ impl ProcessPlace {
 impl Place for ProcessPlace {
     fn note_process_group(&mut self, leader: Option<u32>) {
         self.workload = leader.and_then(|leader| self.group_of_agent(leader));
+    }
+
+    fn folder(&self) -> Option<&Path> {
+        Some(&self.work_dir)
     }
 
     fn bound(&mut self, resources: &Resources) -> std::io::Result<()> {

@@ -13,12 +13,12 @@ use std::path::Path;
 
 use bytes::BytesMut;
 use nex_protocol::link::message::Message;
-use rustix::fs::{CWD, Mode, mkfifoat};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::direct;
 use super::protocol::ToWorker;
 
 /// The pipe's name in the agent's folder, which is the worker's too.
@@ -38,11 +38,7 @@ impl Answers {
     /// A new pipe, in the place of that of the worker before.
     pub(crate) fn new(folder: &Path) -> io::Result<Self> {
         let path = folder.join(NAME);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)?;
+        direct::make(&path)?;
         let pipe = pipe::OpenOptions::new().read_write(true).open_sender(&path)?;
         let (queue, waiting) = mpsc::channel(WAITING);
         let mut writer = JoinSet::new();

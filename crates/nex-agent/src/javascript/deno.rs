@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nex_link::{LinkError, Sender};
+use nex_protocol::link::direct::{ANSWERS, ASKS};
 use nex_protocol::link::message::{Outcome, ToNode};
 use nex_protocol::log::Level;
 use rustix::process::Signal;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::answers;
+use super::direct::Direct;
 use super::memory;
 use super::protocol::{FromWorker, ToWorker};
 use crate::guard::Groups;
@@ -31,6 +33,7 @@ const WORKER: &str = concat!(
     include_str!("worker/frames.js"),
     include_str!("worker/console.js"),
     include_str!("worker/errors.js"),
+    include_str!("worker/direct.js"),
     include_str!("worker/host.js"),
     include_str!("worker/services.js"),
     include_str!("worker/fetch.js"),
@@ -75,6 +78,8 @@ pub(crate) struct Engine {
     pub(crate) memory_bytes: u64,
     /// Time it has to start.
     pub(crate) start: Duration,
+    /// Whether a worker may have a direct way to the node.
+    pub(crate) direct: bool,
     pub(crate) node: Sender<ToNode>,
     pub(crate) groups: Groups,
 }
@@ -91,6 +96,7 @@ impl Engine {
         // Whatever stays is in nobody's way, and gone with the agent.
         let _ = std::fs::remove_file(self.folder.join(MODULE));
         let _ = std::fs::remove_file(self.folder.join(answers::NAME));
+        Direct::remove(&self.folder);
         let _ = std::fs::remove_dir(self.folder.join(HOME));
     }
 }
@@ -130,20 +136,25 @@ pub(crate) struct Deno {
 }
 
 impl Deno {
-    /// Starts a process that answers synchronous calls by the pipe that is in its folder. `waits`: it is for a function that
+    /// Starts a process that has synchronous calls answered by the pipes that are in its folder. `waits`: it is for a function that
     /// is not known yet, and whose log what it says until then is not. To be called on the main thread.
     pub(crate) fn start(engine: &Engine, waits: bool) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         let mut command = process::bare(&engine.program, &engine.folder);
+        let (pipes, write): (&[&str], _) = match engine.direct {
+            true => (&[answers::NAME, ANSWERS, ASKS], Some(format!("--allow-write={ASKS}"))),
+            false => (&[answers::NAME], None),
+        };
         command
             .args(["run", "-q", "--no-prompt", "--no-config", "--no-lock", "--no-npm", "--no-remote"])
             .arg("--no-code-cache")
             .arg(format!("--v8-flags=--max-old-space-size={}", memory::heap_mib(engine.memory_bytes)))
-            // The pipe and nothing else, and only until the worker has opened it; the path is relative to its folder.
-            .arg(format!("--allow-read={}", answers::NAME))
+            // The pipes and nothing else, and only until the worker has opened them; paths are relative to its folder.
+            .arg(format!("--allow-read={}", pipes.iter().take(2).copied().collect::<Vec<_>>().join(",")))
+            .args(write)
             .arg(engine.folder.join(MODULE))
-            .arg(answers::NAME)
-            .args(waits.then_some("waits"))
+            .arg(if waits { "waits" } else { "loads" })
+            .args(pipes)
             .env("HOME", engine.folder.join(HOME))
             .env("DENO_DIR", NOWHERE)
             .env("DENO_NO_UPDATE_CHECK", "1")

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::answers::Answers;
 use super::deno::{DYING, Deno, Ended, Engine, Event};
+use super::direct::Direct;
 use super::pace::Pace;
 use super::protocol::{FromWorker, ToWorker};
 use super::worker::{Settings, Worker};
@@ -21,6 +22,7 @@ use super::{function, host_calls::HostCalls};
 pub(crate) struct Fresh {
     deno: Deno,
     answers: Answers,
+    direct: Option<Direct>,
     begun: Instant,
     /// Time it has to become ready, and when that ends.
     within: Duration,
@@ -44,9 +46,10 @@ impl Fresh {
     /// Starts a worker; `waits` when there is no function for it yet. To be called on the main thread.
     pub(crate) fn start(engine: &Engine, waits: bool) -> io::Result<Self> {
         let answers = Answers::new(&engine.folder)?;
+        let direct = if engine.direct { Some(Direct::new(&engine.folder)?) } else { None };
         let deno = Deno::start(engine, waits)?;
         let begun = Instant::now();
-        Ok(Self { deno, answers, begun, within: engine.start, until: begun + engine.start, pace: None })
+        Ok(Self { deno, answers, direct, begun, within: engine.start, until: begun + engine.start, pace: None })
     }
 
     /// Somebody wants it now: it has its whole time from here, for so has who wants it.
@@ -87,13 +90,13 @@ impl Fresh {
 
     /// Gives it its source. What comes of that is the next thing it says.
     pub(crate) fn load(self, settings: &Settings) -> Worker {
-        let Self { deno, answers, .. } = self;
+        let Self { deno, answers, direct, .. } = self;
         deno.has_function();
         let messages = deno.messages();
         // The first message of an empty queue always has room.
         messages.try_send(ToWorker::Load(Box::new(settings.load.clone()), settings.source.clone()));
         let host_calls = HostCalls::new(settings.host.clone(), messages.clone(), answers, settings.engine.memory_bytes);
-        Worker::new(deno, host_calls)
+        Worker::new(deno, host_calls, direct)
     }
 
     /// Ends one that did not become ready or did not stay so, and says what was wrong with it.

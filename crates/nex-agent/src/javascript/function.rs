@@ -24,7 +24,7 @@ use super::protocol::FromWorker;
 use super::worker::{Settings, Worker};
 use crate::call::{self, Call};
 use crate::reply;
-use crate::workload::{self, Finish, Inbox, Sign};
+use crate::workload::{self, DirectSign, Finish, Inbox, Sign};
 
 /// What is wrong with an answer to a question nobody asked.
 pub(crate) const UNASKED: &str = "an answer nobody asked for";
@@ -67,6 +67,7 @@ enum Happening {
     Stop(Sign),
     Call(Call),
     Worker(Event),
+    Direct(DirectSign),
     Fresh(Result<Pace, NotReady>),
     Deadline,
     Stuck,
@@ -104,6 +105,7 @@ impl Function {
 
     /// Takes calls until told to stop, or given up.
     pub(crate) async fn run(mut self, inbox: &mut Inbox) -> Finish {
+        self.offer_direct_way().await;
         let finish = loop {
             self.dispatch().await;
             self.rest();
@@ -115,6 +117,7 @@ impl Function {
                 Happening::Stop(Sign::OutOfGrace) => break Finish::stopped(),
                 Happening::Call(call) => self.take(call).await,
                 Happening::Worker(event) => self.hear(event).await,
+                Happening::Direct(sign) => self.hear_of_direct_way(sign),
                 Happening::Fresh(ready) => self.start_over(ready).await,
                 Happening::Deadline => self.expire().await,
                 Happening::Stuck => self.stuck().await,
@@ -158,6 +161,8 @@ impl Function {
             // time.
             biased;
             sign = workload::next_sign(&mut inbox.stop, stopping) => Happening::Stop(sign),
+            // Few: each answers what we said ourselves.
+            Some(sign) = inbox.direct.recv() => Happening::Direct(sign),
             () = at(deadline) => Happening::Deadline,
             () = at(stuck_at) => Happening::Stuck,
             () = at(loading) => Happening::LoadOver,
@@ -253,6 +258,7 @@ impl Function {
             FromWorker::Loaded => {
                 if self.loading_until.take().is_some() {
                     self.look_idle = Some((Instant::now() + LOOK_IDLE, None));
+                    self.offer_direct_way().await;
                 } else {
                     self.unasked().await;
                 }

@@ -8,9 +8,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use nex_link::{Sender, begun};
+use nex_protocol::link::direct::Waits;
 use nex_protocol::link::frame::MAX_LINK_FRAME;
 use nex_protocol::link::host::{
     HostError, HostErrorCode, HostReply, HostRequest, KvRequest, ObjectRequest, WatchEvent,
@@ -32,6 +34,9 @@ const DOWNLOADS: usize = 4;
 /// Largest payload that travels to the node in one piece; only objects go in chunks.
 const ONE_PIECE: usize = MAX_LINK_FRAME - (1 << 20);
 
+/// No call of a function takes longer; keeps the arithmetic on clocks total.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Bytes of one permit of the budget.
 const UNIT: usize = 1 << 10;
 
@@ -48,6 +53,8 @@ pub(crate) struct HostCalls {
     downloads: Arc<Semaphore>,
     /// When a call that blocked the worker had its answer.
     last_answer: Option<Instant>,
+    /// Until when it may wait for the node past us, as the node said last; in the past when it did so then.
+    directly: Option<Instant>,
 }
 
 /// An open host call.
@@ -166,6 +173,7 @@ impl HostCalls {
             budget: Budget::new(memory_bytes),
             downloads: Arc::new(Semaphore::new(DOWNLOADS)),
             last_answer: None,
+            directly: None,
         }
     }
 
@@ -321,7 +329,16 @@ impl HostCalls {
     /// Until when the worker may be waiting for the node; a time in the past when it did so then.
     pub(crate) fn blocked_until(&self, now: Instant) -> Option<Instant> {
         let waited_for = |open: &&Open| open.waited_for.load(Ordering::Relaxed) && open.deadline > now;
-        self.open.values().filter(waited_for).map(|open| open.deadline).max().or(self.last_answer)
+        let open = self.open.values().filter(waited_for).map(|open| open.deadline).max();
+        open.or(self.last_answer).max(self.directly)
+    }
+
+    /// The node says whether the worker waits for it past us.
+    pub(crate) fn waits_directly(&mut self, Waits { left_ms, ago_ms }: Waits) {
+        let now = Instant::now();
+        // Longer than any call may take, whatever is said.
+        let left = left_ms.map(|left| now + Duration::from_millis(left).min(LONGEST));
+        self.directly = left.or(ago_ms.and_then(|ago| now.checked_sub(Duration::from_millis(ago))));
     }
 }
 

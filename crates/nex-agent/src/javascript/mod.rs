@@ -2,12 +2,13 @@
 //!
 //! [`run`] brings the first worker up and answers Start; [`function`] owns it from then on. [`prestart`] may have started it
 //! before. [`calls`] knows whose turn it is, [`deno`] the process, [`fresh`] one without a function and [`worker`] one with
-//! it, [`host_calls`] what it asks of the node, [`pace`] how slow the machine is, [`protocol`] what is said to it,
+//! it, [`host_calls`] what it asks of the node and [`direct`] its way past us, [`pace`] how slow the machine is, [`protocol`] what is said to it,
 //! `worker/*.js` the other side. No JavaScript ever runs in the agent, and nothing the worker says is believed.
 
 mod answers;
 mod calls;
 mod deno;
+mod direct;
 mod fresh;
 mod function;
 mod host_calls;
@@ -90,6 +91,7 @@ fn engine(welcome: &Welcome, memory_bytes: u64, node: &Sender<ToNode>, groups: &
         memory_bytes,
         // Before the node's patience ends, so that it hears what was wrong.
         start: Duration::from_millis(welcome.start_timeout_ms) * 9 / 10,
+        direct: welcome.direct,
         node: node.clone(),
         groups: groups.clone(),
     })

@@ -16,21 +16,22 @@
 //!               <-  HostMore(n)      the next change of a watch is wanted
 //!   HostEvent(n) ->                  a change of a watched key; where the HostReply would go
 //!               <-  HostCancel(n)    the worker gives the call up; no HostReply follows
+//!   Direct      ->                   short synchronous calls may go to the node, past the agent; see [`direct`]
 //! ```
 //!
 //! The function shares a process with the worker's own code and can write whatever it likes to this stream. So nothing
 //! here is believed: what is no message ends the worker, and what is one is checked again where it is used.
 
 use bytes::Bytes;
+use nex_protocol::link::direct;
 use nex_protocol::link::frame::Frame;
 use nex_protocol::link::host::{HostError, HostReply, HostRequest, WatchEvent};
-use nex_protocol::link::message::{Failure, Headers, Message, MessageError, Outcome, frame, head};
+use nex_protocol::link::message::{
+    Failure, Headers, Message, MessageError, Outcome, answer_frame, answer_of, frame, head,
+};
 use nex_protocol::log::Level;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-
-/// Longest request to a host service, without its payload: keys, subjects, URLs, headers.
-const REQUEST: usize = 64 << 10;
 
 /// Take this source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +86,8 @@ pub(crate) enum ToWorker {
     HostReply(u64, Result<HostReply, HostError>, Bytes),
     /// A change of a watched key.
     HostEvent(u64, WatchEvent, Bytes),
+    /// The direct way is open.
+    Direct,
 }
 
 /// From the worker.
@@ -118,6 +121,7 @@ mod kind {
     pub(super) const PING: u8 = 3;
     pub(super) const HOST_REPLY: u8 = 4;
     pub(super) const HOST_EVENT: u8 = 5;
+    pub(super) const DIRECT: u8 = 6;
     pub(super) const LOADED: u8 = 65;
     pub(super) const REFUSED: u8 = 66;
     pub(super) const OUTCOME: u8 = 67;
@@ -150,14 +154,6 @@ struct LogHead {
 }
 
 #[derive(Serialize, Deserialize)]
-struct HostReplyHead {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    reply: Option<HostReply>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    error: Option<HostError>,
-}
-
-#[derive(Serialize, Deserialize)]
 struct HostCallHead {
     call: u64,
     sync: bool,
@@ -167,13 +163,7 @@ struct HostCallHead {
 impl HostCallHead {
     /// A request that cannot be read is the business of whoever made it, and no reason to end the worker.
     fn read(self) -> Ask {
-        let text = self.request.get();
-        let request = if text.len() > REQUEST {
-            Err(format!("the request has {} bytes beside its payload, {REQUEST} are allowed", text.len()))
-        } else {
-            serde_json::from_str(text).map_err(|error| format!("no request: {error}"))
-        };
-        Ask { call: self.call, sync: self.sync, request }
+        Ask { call: self.call, sync: self.sync, request: direct::request(&self.request) }
     }
 }
 
@@ -187,14 +177,9 @@ impl Message for ToWorker {
             ToWorker::Load(load, source) => frame(kind::LOAD, 0, &load, source),
             ToWorker::Call(call, head, payload) => frame(kind::CALL, call, &head, payload),
             ToWorker::Ping(number) => Ok(bare(kind::PING, number)),
-            ToWorker::HostReply(number, answer, body) => {
-                let (reply, error) = match answer {
-                    Ok(reply) => (Some(reply), None),
-                    Err(error) => (None, Some(error)),
-                };
-                frame(kind::HOST_REPLY, number, &HostReplyHead { reply, error }, body)
-            }
+            ToWorker::HostReply(number, answer, body) => answer_frame(kind::HOST_REPLY, number, answer, body),
             ToWorker::HostEvent(number, event, body) => frame(kind::HOST_EVENT, number, &event, body),
+            ToWorker::Direct => Ok(bare(kind::DIRECT, 0)),
         }
     }
 
@@ -203,12 +188,9 @@ impl Message for ToWorker {
             kind::LOAD => ToWorker::Load(head(&frame)?, frame.body),
             kind::CALL => ToWorker::Call(frame.call, head(&frame)?, frame.body),
             kind::PING => ToWorker::Ping(frame.call),
-            kind::HOST_REPLY => {
-                let HostReplyHead { reply, error } = head(&frame)?;
-                let answer = error.map_or(Ok(reply.unwrap_or(HostReply::Done)), Err);
-                ToWorker::HostReply(frame.call, answer, frame.body)
-            }
+            kind::HOST_REPLY => ToWorker::HostReply(frame.call, answer_of(&frame)?, frame.body),
             kind::HOST_EVENT => ToWorker::HostEvent(frame.call, head(&frame)?, frame.body),
+            kind::DIRECT => ToWorker::Direct,
             other => return Err(MessageError::UnknownKind(other)),
         })
     }
@@ -295,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_request_that_cannot_be_read_is_no_reason_to_end_the_worker() {
-        let long = format!(r#"{{"service":"kv","method":"get","key":"{}"}}"#, "x".repeat(REQUEST));
+        let long = format!(r#"{{"service":"kv","method":"get","key":"{}"}}"#, "x".repeat(64 << 10));
         for request in [r#"{"service":"kv","method":"drop"}"#, "3", long.as_str()] {
             let head = format!(r#"{{"call":1,"sync":false,"request":{request}}}"#);
             let frame = Frame { kind: kind::HOST_CALL, call: 1, head: head.into(), body: Bytes::new() };

@@ -10,6 +10,7 @@ use nex_protocol::link::message::Limits;
 use nex_protocol::link::message::ToNode;
 
 use super::deno::{Deno, Ended, Engine, Event};
+use super::direct::Direct;
 use super::host_calls::HostCalls;
 use super::memory;
 use super::protocol::{CallHead, Load, ToWorker};
@@ -33,12 +34,41 @@ pub(crate) struct Worker {
     deno: Deno,
     /// What it asked of the node.
     pub(crate) host_calls: HostCalls,
+    direct: Way,
+}
+
+/// A worker's way past us.
+#[derive(Debug)]
+enum Way {
+    /// There is none.
+    None,
+    /// The node has not opened the pipes.
+    Made { _ends: Direct },
+    /// The worker may use it.
+    Open,
 }
 
 impl Worker {
     /// Of a process that was sent the source.
-    pub(crate) fn new(deno: Deno, host_calls: HostCalls) -> Self {
-        Self { deno, host_calls }
+    pub(crate) fn new(deno: Deno, host_calls: HostCalls, direct: Option<Direct>) -> Self {
+        Self { deno, host_calls, direct: direct.map_or(Way::None, |ends| Way::Made { _ends: ends }) }
+    }
+
+    /// Whether it has pipes that the node has not opened.
+    pub(crate) fn has_pipes(&self) -> bool {
+        matches!(self.direct, Way::Made { .. })
+    }
+
+    /// Whether some of its calls may go past us.
+    pub(crate) fn goes_directly(&self) -> bool {
+        matches!(self.direct, Way::Open)
+    }
+
+    /// The node has opened the pipes: our ends close, and the worker may use its own.
+    pub(crate) fn direct_is_open(&mut self) {
+        if self.has_pipes() && self.deno.messages().try_send(ToWorker::Direct) {
+            self.direct = Way::Open;
+        }
     }
 
     /// Process id, which is the id of its group.

@@ -115,7 +115,7 @@ fn follow_output(group: &mut Group, node: &Sender<ToNode>, ended: &watch::Receiv
 
 /// Waits for the end of the program, by itself or by Stop.
 async fn supervise(group: &mut Group, node: &Sender<ToNode>, inbox: &mut Inbox) -> ExitStatus {
-    let Inbox { calls, stop } = inbox;
+    let Inbox { calls, stop, .. } = inbox;
     let mut stopping = false;
     loop {
         tokio::select! {

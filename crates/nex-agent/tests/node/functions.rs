@@ -8,11 +8,23 @@ use serde_json::Value;
 use super::{Hosts, Node, deno, start};
 
 pub(crate) async fn function_with(source: &str, hosts: Hosts, change: impl FnOnce(&mut Start)) -> Node {
-    let mut node = Node::with(|welcome| welcome.deno = Some(deno())).await;
+    run(source, hosts, false, change).await
+}
+
+/// One with a direct way to its node.
+pub(crate) async fn direct(source: &str, hosts: Hosts) -> Node {
+    run(source, hosts, true, |_| {}).await
+}
+
+async fn run(source: &str, hosts: Hosts, direct: bool, change: impl FnOnce(&mut Start)) -> Node {
+    let mut node = Node::with(|welcome| (welcome.deno, welcome.direct) = (Some(deno()), direct)).await;
     node.hosts = hosts;
     let mut start = start(WorkloadType::V8, node.artifact("function", source));
     change(&mut start);
     node.start(start).await.unwrap();
+    if direct {
+        node.open_direct().await;
+    }
     node
 }
 

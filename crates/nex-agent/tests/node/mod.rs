@@ -1,6 +1,7 @@
 //! A node as the agent sees one: starts the real binary with a socket as its standard input and speaks the link.
 #![allow(dead_code)] // each test binary uses its part
 
+pub(crate) mod direct;
 pub(crate) mod functions;
 pub(crate) mod twin;
 
@@ -11,9 +12,11 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
+use direct::DirectEnds;
 use nex_link::{Receiver, Sender};
 use nex_protocol::Environment;
 use nex_protocol::link::VERSION;
+use nex_protocol::link::direct::Ask;
 use nex_protocol::link::frame::MAX_LINK_FRAME;
 use nex_protocol::link::host::{HostError, HostErrorCode, HostReply, HostRequest};
 use nex_protocol::link::message::{
@@ -49,6 +52,10 @@ pub(crate) struct Node {
     pub(crate) folder: tempfile::TempDir,
     aside: VecDeque<ToNode>,
     pub(crate) hosts: Hosts,
+    /// The direct way of the worker, once it is open.
+    pub(crate) direct: Option<DirectEnds>,
+    /// Questions that came that way and were answered by the twin.
+    pub(crate) asked_directly: usize,
 }
 
 /// Who answers host calls.
@@ -100,6 +107,8 @@ impl Node {
             folder: tempfile::tempdir().unwrap(),
             aside: VecDeque::new(),
             hosts: Hosts::Unsupported,
+            direct: None,
+            asked_directly: 0,
         }
     }
 
@@ -121,6 +130,7 @@ impl Node {
             deno: None,
             start_timeout_ms: 40_000,
             prestart: None,
+            direct: false,
         };
         change(&mut welcome);
         node.send(ToAgent::Welcome(welcome)).await;
@@ -146,8 +156,25 @@ impl Node {
 
     async fn receive(&mut self) -> Option<ToNode> {
         loop {
-            let message = tokio::time::timeout(PATIENCE, self.from.receive()).await.expect("the agent is silent");
-            let message = message.unwrap_or_default()?;
+            let asked = async {
+                match (&mut self.direct, &self.hosts) {
+                    (Some(direct), Hosts::Twin(_)) => direct.next().await,
+                    _ => std::future::pending().await,
+                }
+            };
+            let message = async {
+                tokio::select! {
+                    message = self.from.receive() => Ok(message),
+                    ask = asked => Err(ask),
+                }
+            };
+            let message = match tokio::time::timeout(PATIENCE, message).await.expect("the agent is silent") {
+                Ok(message) => message.unwrap_or_default()?,
+                Err(ask) => {
+                    self.answer_directly(ask).await;
+                    continue;
+                }
+            };
             let answers = match &mut self.hosts {
                 Hosts::Test => None,
                 Hosts::Twin(twin) => twin.hear(&message),
@@ -158,6 +185,39 @@ impl Node {
                 self.send(answer).await;
             }
         }
+    }
+
+    /// Has the twin answer a question; what others are to hear of it goes to the agent.
+    async fn answer_directly(&mut self, ask: Option<Ask>) {
+        let Some(Ask { number, call, request, body }) = ask else {
+            self.direct = None;
+            return;
+        };
+        self.asked_directly += 1;
+        let heard = self.twin().hear(&ToNode::HostCall(number, call, request.unwrap(), body));
+        for answer in heard.unwrap() {
+            match answer {
+                ToAgent::HostReply(_, answer, body) => self.direct().answer(number, answer, body).await,
+                other => self.send(other).await,
+            }
+        }
+    }
+
+    /// Opens the direct way of the worker that is loaded now.
+    pub(crate) async fn open_direct(&mut self) {
+        let worker = self.find(|message| if let ToNode::Direct(worker) = message { Some(*worker) } else { None }).await;
+        self.direct = Some(DirectEnds::open(worker, self.folder.path()));
+        self.send(ToAgent::Direct(worker)).await;
+    }
+
+    pub(crate) fn direct(&mut self) -> &mut DirectEnds {
+        self.direct.as_mut().expect("a direct way")
+    }
+
+    /// The next question on the direct way.
+    pub(crate) async fn asked(&mut self) -> Ask {
+        let ask = tokio::time::timeout(PATIENCE, self.direct().next()).await.expect("nothing is asked");
+        ask.expect("the worker is there")
     }
 
     /// The first message of a kind; the others stay for later.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use nex_host_services::HostServices;
 use nex_link::{LinkError, Receiver, Sender};
 use nex_protocol::link::message::{ToAgent, ToNode};
+use nex_protocol::log::Level;
 use nex_sandbox::Place;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use tracing::warn;
 use super::actor::Ended;
 use super::assignment::Assignment;
 use super::call::{AGENT_SLACK, Instance};
+use super::direct::Over;
 use super::host_calls::{HostCalls, ProtocolBroken};
 use super::millis;
 use crate::compiled::Exchange;
@@ -77,7 +79,7 @@ impl Assignment {
         ended
     }
 
-    async fn watch(&self, hosted: &mut Hosted, instance: &Instance, asked: impl Future<Output = ()>) -> Ended {
+    async fn watch(&self, hosted: &mut Hosted, instance: &Arc<Instance>, asked: impl Future<Output = ()>) -> Ended {
         let mut asked = std::pin::pin!(asked);
         let mut pings = interval(PING_INTERVAL);
         pings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -107,7 +109,7 @@ impl Assignment {
                     hosted.sender.try_send(ToAgent::Ping(sent));
                     pong_due = Some(Instant::now() + self.shared.config.agent_ping_timeout);
                 }
-                () = progress(&mut hosted.calls) => {}
+                over = progress(&mut hosted.calls) => self.direct_way_over(over),
                 () = overdue => {
                     pong_due = None;
                     missed += 1;
@@ -121,7 +123,7 @@ impl Assignment {
     }
 
     /// One message of the agent; says how the workload ended, if it did.
-    fn handle(&self, message: ToNode, hosted: &mut Hosted, instance: &Instance) -> Option<Ended> {
+    fn handle(&self, message: ToNode, hosted: &mut Hosted, instance: &Arc<Instance>) -> Option<Ended> {
         match message {
             ToNode::Outcome(call, elapsed_ns, outcome) => {
                 if let (Some(compiled), Ok(_)) = (&mut hosted.compiled, &outcome) {
@@ -153,6 +155,11 @@ impl Assignment {
                 }
                 None => Some(broke_the_protocol()),
             },
+            ToNode::Direct(worker) => self.open_direct_way(worker, hosted, instance),
+            ToNode::DirectWaits(worker) => hosted.host_calls(|calls| {
+                calls.tell_waits(worker);
+                Ok(())
+            }),
             ToNode::Hello(_) | ToNode::Started { .. } | ToNode::Rejected(_) => Some(broke_the_protocol()),
         }
     }
@@ -188,7 +195,7 @@ impl Assignment {
     }
 
     /// Takes what the agent says until something else is done; false when the agent has ended before.
-    async fn hear(&self, hosted: &mut Hosted, instance: &Instance, done: impl Future<Output = ()>) -> bool {
+    async fn hear(&self, hosted: &mut Hosted, instance: &Arc<Instance>, done: impl Future<Output = ()>) -> bool {
         let mut done = std::pin::pin!(done);
         loop {
             tokio::select! {
@@ -199,14 +206,36 @@ impl Assignment {
                     },
                     Ok(None) | Err(_) => return false,
                 },
-                () = progress(&mut hosted.calls) => {}
+                over = progress(&mut hosted.calls) => self.direct_way_over(over),
             }
+        }
+    }
+
+    /// The agent has made pipes for a worker. Whatever is wrong with them, the way through the agent remains.
+    fn open_direct_way(&self, worker: u32, hosted: &mut Hosted, instance: &Arc<Instance>) -> Option<Ended> {
+        let Hosted { place, calls, .. } = hosted;
+        let (Some(folder), Some(calls)) = (place.folder(), calls) else { return Some(broke_the_protocol()) };
+        if let Err(error) = calls.open_direct(worker, folder, instance) {
+            warn!(
+                workload = %self.spec.name, id = %self.id, %error,
+                "a worker's pipes cannot be opened; its host calls go through the agent"
+            );
+        }
+        None
+    }
+
+    fn direct_way_over(&self, over: Over) {
+        if let Over::Broken(what) = over {
+            let text = format!(
+                "the function's worker has no direct way to host services any more, its calls go through the agent: {what}"
+            );
+            self.log(Level::Warn, text);
         }
     }
 }
 
-/// Drives host calls, while there are any; never resolves.
-async fn progress(calls: &mut Option<HostCalls>) {
+/// Drives host calls, while there are any; resolves when the direct way is over.
+async fn progress(calls: &mut Option<HostCalls>) -> Over {
     match calls {
         Some(calls) => calls.progress().await,
         None => std::future::pending().await,

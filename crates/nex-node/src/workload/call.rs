@@ -30,9 +30,16 @@ pub struct Instance {
     sender: Sender<ToAgent>,
     next: AtomicU64,
     // None once the agent is gone: nothing is added any more.
-    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Timed>>>>,
+    waiting: Mutex<Option<HashMap<u64, Waiting>>>,
     /// Told whenever no call is left.
     idle: Notify,
+}
+
+/// Who waits for an outcome, and until when.
+#[derive(Debug)]
+struct Waiting {
+    settle: oneshot::Sender<Timed>,
+    deadline: Instant,
 }
 
 impl Instance {
@@ -44,7 +51,12 @@ impl Instance {
     /// Hands an outcome to the call that waits for it. One for no call (it was given up, or the agent made it up) is
     /// ignored; says whether it was.
     pub fn settle(&self, call: u64, timed: Timed) -> bool {
-        self.forget(call).is_some_and(|waiting| waiting.send(timed).is_ok())
+        self.forget(call).is_some_and(|waiting| waiting.settle.send(timed).is_ok())
+    }
+
+    /// When a call that is in the agent must have its outcome.
+    pub(super) fn deadline(&self, call: u64) -> Option<Instant> {
+        self.with_waiting(|waiting| waiting.get(&call).map(|waiting| waiting.deadline)).flatten()
     }
 
     /// Fails all calls and takes no more: the agent is gone.
@@ -74,11 +86,11 @@ impl Instance {
         let _ = timeout(within, drained).await;
     }
 
-    fn with_waiting<T>(&self, run: impl FnOnce(&mut HashMap<u64, oneshot::Sender<Timed>>) -> T) -> Option<T> {
+    fn with_waiting<T>(&self, run: impl FnOnce(&mut HashMap<u64, Waiting>) -> T) -> Option<T> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(run)
     }
 
-    fn forget(&self, call: u64) -> Option<oneshot::Sender<Timed>> {
+    fn forget(&self, call: u64) -> Option<Waiting> {
         let (waiting, idle) = self.with_waiting(|waiting| (waiting.remove(&call), waiting.is_empty()))?;
         if idle {
             self.idle.notify_waiters();
@@ -92,7 +104,7 @@ impl Instance {
             || (0, Err(Failure::new(FailureKind::Killed, "the agent of this function was lost during the call")));
         let call = self.next.fetch_add(1, Ordering::Relaxed);
         let (settle, outcome) = oneshot::channel();
-        if self.with_waiting(|waiting| waiting.insert(call, settle)).is_none() {
+        if self.with_waiting(|waiting| waiting.insert(call, Waiting { settle, deadline })).is_none() {
             return lost();
         }
         let left = deadline.saturating_duration_since(Instant::now());

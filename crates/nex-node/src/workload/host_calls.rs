@@ -10,6 +10,8 @@
 //! is gone, so are its calls.
 
 use std::collections::HashMap;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,6 +27,9 @@ use nex_protocol::link::message::ToAgent;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, timeout_at};
+
+use super::call::Instance;
+use super::direct::{Direct, Over, Terms};
 
 /// Calls of one agent in work at a time. A function has fewer: what comes beyond is an agent gone wild.
 const OPEN: usize = 256;
@@ -52,6 +57,8 @@ pub struct HostCalls {
     waiting: FuturesUnordered<Abortable<BoxFuture<'static, u64>>>,
     /// Calls with tasks of their own.
     running: JoinSet<u64>,
+    /// Where a JavaScript worker's calls come past the agent.
+    direct: Option<Direct>,
 }
 
 /// How to give a call up.
@@ -80,7 +87,32 @@ impl HostCalls {
             open: HashMap::new(),
             waiting: FuturesUnordered::new(),
             running: JoinSet::new(),
+            direct: None,
         }
+    }
+
+    /// Opens the direct way of a worker, in the place of that of the worker before: the agent has made the pipes in its
+    /// folder.
+    ///
+    /// # Errors
+    /// What the system says; that worker's calls go on coming from the agent.
+    pub(super) fn open_direct(&mut self, worker: u32, folder: &Path, instance: &Arc<Instance>) -> io::Result<()> {
+        let terms = Terms {
+            services: self.services.clone(),
+            tenant: self.tenant.clone(),
+            instance: Arc::clone(instance),
+            limit: self.limit,
+        };
+        self.direct = Some(Direct::open(worker, folder, terms)?);
+        // One that has no room for this does not read; its worker goes on as before.
+        self.sender.try_send(ToAgent::Direct(worker));
+        Ok(())
+    }
+
+    /// Tells the agent whether a worker waits for the node.
+    pub(super) fn tell_waits(&self, worker: u32) {
+        let waits = self.direct.as_ref().and_then(|direct| direct.waits(worker)).unwrap_or_default();
+        self.sender.try_send(ToAgent::DirectWaits(worker, waits));
     }
 
     /// Begins a call.
@@ -164,15 +196,32 @@ impl HostCalls {
         }
     }
 
-    /// Drives the calls that only wait; never resolves. To be polled whenever the actor waits. Cancel-safe.
-    pub async fn progress(&mut self) {
-        while let Some(done) = self.waiting.next().await {
-            // One that was given up has no number any more.
-            if let Ok(number) = done {
-                self.open.remove(&number);
+    /// Drives the calls that only wait, and those that come past the agent; resolves when the direct way is over. To be
+    /// polled whenever the actor waits. Cancel-safe.
+    pub(super) async fn progress(&mut self) -> Over {
+        let Self { waiting, open, direct, .. } = self;
+        let past_the_agent = async {
+            match direct {
+                Some(direct) => direct.progress().await,
+                None => std::future::pending().await,
             }
-        }
-        std::future::pending().await
+        };
+        let from_the_agent = async {
+            while let Some(done) = waiting.next().await {
+                // One that was given up has no number any more.
+                if let Ok(number) = done {
+                    open.remove(&number);
+                }
+            }
+            std::future::pending().await
+        };
+        let over = tokio::select! {
+            biased;
+            over = past_the_agent => over,
+            never = from_the_agent => never,
+        };
+        self.direct = None;
+        over
     }
 
     /// Forgets calls that are over.
@@ -188,7 +237,7 @@ impl HostCalls {
 }
 
 /// Whether a call does nothing on this machine but wait for NATS, and not for long.
-fn only_waits(request: &HostRequest) -> bool {
+pub(super) fn only_waits(request: &HostRequest) -> bool {
     match request {
         HostRequest::Kv(KvRequest::Keys | KvRequest::Watch { .. }) => false,
         HostRequest::Kv(_) | HostRequest::Messaging(_) => true,
@@ -309,7 +358,7 @@ mod tests {
     async fn heard(calls: &mut HostCalls, agent: &mut Receiver<ToAgent>) -> ToAgent {
         tokio::select! {
             message = agent.receive() => message.unwrap().unwrap(),
-            () = calls.progress() => unreachable!("it never resolves"),
+            over = calls.progress() => unreachable!("there is no direct way: {over:?}"),
         }
     }
 

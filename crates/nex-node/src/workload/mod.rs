@@ -18,6 +18,7 @@ mod attend;
 pub mod budget;
 pub mod call;
 mod credentials;
+mod direct;
 mod fleet;
 pub mod gate;
 pub mod host_calls;

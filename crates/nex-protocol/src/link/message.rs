@@ -15,6 +15,7 @@
 //!   Log           ->                    any time
 //!   Compiled … <-> CompiledMore         what the agent compiled; see [`super::compiled`]
 //!   HostCall(n) … <-> HostReply(n)      host services; see [`super::host`]
+//!   Direct, DirectWaits <-> the same    host calls of a worker past its agent; see [`super::direct`]
 //!                 <-  Stop              once; afterwards the agent ends
 //!   Exited        ->                    the workload ended, by itself or because of Stop
 //! ```
@@ -26,6 +27,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::compiled::{Compiled, EngineName};
+use super::direct::Waits;
 use super::frame::Frame;
 use super::host::{HostError, HostReply, HostRequest, WatchEvent};
 use crate::environment::{Environment, clear_json};
@@ -97,6 +99,8 @@ pub struct Welcome {
     pub start_timeout_ms: u64,
     /// Whether Deno is started before there is a function for it.
     pub prestart: Option<Prestart>,
+    /// Whether a JavaScript worker may call host services directly: agent and node share the agent's folder.
+    pub direct: bool,
 }
 
 /// Start the engine of JavaScript functions before there is one.
@@ -171,6 +175,10 @@ pub enum ToAgent {
     HostData(u64, Option<WatchEvent>, Bytes),
     /// A chunk of an upload was taken.
     HostMore(u64),
+    /// The pipes of that worker are open.
+    Direct(u32),
+    /// Whether that worker waits for the node.
+    DirectWaits(u32, Waits),
 }
 
 /// The agent is there.
@@ -289,6 +297,10 @@ pub enum ToNode {
     HostCancel(u64),
     /// The next piece of what this agent compiled.
     Compiled(Compiled),
+    /// The pipes of a worker are there: its process id, which is the agent's name for it.
+    Direct(u32),
+    /// Does that worker wait for the node?
+    DirectWaits(u32),
 }
 
 pub(super) mod kind {
@@ -303,6 +315,8 @@ pub(super) mod kind {
     pub(super) const ARTIFACT: u8 = 9;
     pub(super) const KEPT_CODE: u8 = 10;
     pub(super) const COMPILED_MORE: u8 = 11;
+    pub(super) const DIRECT_OPEN: u8 = 12;
+    pub(super) const DIRECT_WAITS: u8 = 13;
     pub(super) const HELLO: u8 = 65;
     pub(super) const STARTED: u8 = 66;
     pub(super) const REJECTED: u8 = 67;
@@ -315,6 +329,8 @@ pub(super) mod kind {
     pub(super) const HOST_CANCEL: u8 = 74;
     pub(super) const HOST_TAKEN: u8 = 75;
     pub(super) const COMPILED: u8 = 76;
+    pub(super) const DIRECT: u8 = 77;
+    pub(super) const DIRECT_ASKED: u8 = 78;
 }
 
 #[derive(Serialize, Deserialize)]
@@ -368,6 +384,45 @@ struct HostDataHead {
     event: Option<WatchEvent>,
 }
 
+#[derive(Serialize, Deserialize)]
+struct DirectHead {
+    worker: u32,
+    #[serde(flatten)]
+    waits: Waits,
+}
+
+impl DirectHead {
+    fn of(worker: u32) -> Self {
+        Self { worker, waits: Waits::default() }
+    }
+}
+
+/// A frame with the end of a host call.
+///
+/// # Errors
+/// When the head cannot be represented as JSON.
+pub fn answer_frame(
+    kind: u8,
+    number: u64,
+    answer: Result<HostReply, HostError>,
+    body: Bytes,
+) -> Result<Frame, serde_json::Error> {
+    let (reply, error) = match answer {
+        Ok(reply) => (Some(reply), None),
+        Err(error) => (None, Some(error)),
+    };
+    frame(kind, number, &HostReplyHead { reply, error }, body)
+}
+
+/// Reads the end of a host call.
+///
+/// # Errors
+/// [`MessageError::Head`] when the frame has none.
+pub fn answer_of(frame: &Frame) -> Result<Result<HostReply, HostError>, MessageError> {
+    let HostReplyHead { reply, error } = head(frame)?;
+    Ok(error.map_or(Ok(reply.unwrap_or(HostReply::Done)), Err))
+}
+
 /// A frame with a JSON head.
 ///
 /// # Errors
@@ -411,15 +466,13 @@ impl Message for ToAgent {
             ToAgent::Invoke(call, invoke, payload) => frame(kind::INVOKE, call, &invoke, payload),
             ToAgent::Stop { grace_ms } => frame(kind::STOP, 0, &StopHead { grace_ms }, Bytes::new()),
             ToAgent::Ping(call) => Ok(bare(kind::PING, call)),
-            ToAgent::HostReply(number, answer, body) => {
-                let (reply, error) = match answer {
-                    Ok(reply) => (Some(reply), None),
-                    Err(error) => (None, Some(error)),
-                };
-                frame(kind::HOST_REPLY, number, &HostReplyHead { reply, error }, body)
-            }
+            ToAgent::HostReply(number, answer, body) => answer_frame(kind::HOST_REPLY, number, answer, body),
             ToAgent::HostData(number, event, body) => frame(kind::HOST_DATA, number, &HostDataHead { event }, body),
             ToAgent::HostMore(number) => Ok(bare(kind::HOST_MORE, number)),
+            ToAgent::Direct(worker) => frame(kind::DIRECT_OPEN, 0, &DirectHead::of(worker), Bytes::new()),
+            ToAgent::DirectWaits(worker, waits) => {
+                frame(kind::DIRECT_WAITS, 0, &DirectHead { worker, waits }, Bytes::new())
+            }
         }
     }
 
@@ -433,16 +486,14 @@ impl Message for ToAgent {
             kind::INVOKE => ToAgent::Invoke(frame.call, head(&frame)?, frame.body),
             kind::STOP => ToAgent::Stop { grace_ms: head::<StopHead>(&frame)?.grace_ms },
             kind::PING => ToAgent::Ping(frame.call),
-            kind::HOST_REPLY => {
-                let HostReplyHead { reply, error } = head(&frame)?;
-                let answer = match error {
-                    Some(error) => Err(error),
-                    None => Ok(reply.unwrap_or(HostReply::Done)),
-                };
-                ToAgent::HostReply(frame.call, answer, frame.body)
-            }
+            kind::HOST_REPLY => ToAgent::HostReply(frame.call, answer_of(&frame)?, frame.body),
             kind::HOST_DATA => ToAgent::HostData(frame.call, head::<HostDataHead>(&frame)?.event, frame.body),
             kind::HOST_MORE => ToAgent::HostMore(frame.call),
+            kind::DIRECT_OPEN => ToAgent::Direct(head::<DirectHead>(&frame)?.worker),
+            kind::DIRECT_WAITS => {
+                let DirectHead { worker, waits } = head(&frame)?;
+                ToAgent::DirectWaits(worker, waits)
+            }
             other => return Err(MessageError::UnknownKind(other)),
         })
     }
@@ -473,6 +524,8 @@ impl Message for ToNode {
             ToNode::HostMore(number) => Ok(bare(kind::HOST_TAKEN, number)),
             ToNode::HostCancel(number) => Ok(bare(kind::HOST_CANCEL, number)),
             ToNode::Compiled(piece) => compiled(kind::COMPILED, piece),
+            ToNode::Direct(worker) => frame(kind::DIRECT, 0, &DirectHead::of(worker), Bytes::new()),
+            ToNode::DirectWaits(worker) => frame(kind::DIRECT_ASKED, 0, &DirectHead::of(worker), Bytes::new()),
         }
     }
 
@@ -499,6 +552,8 @@ impl Message for ToNode {
             kind::HOST_TAKEN => ToNode::HostMore(frame.call),
             kind::HOST_CANCEL => ToNode::HostCancel(frame.call),
             kind::COMPILED => ToNode::Compiled(from_compiled(frame)?),
+            kind::DIRECT => ToNode::Direct(head::<DirectHead>(&frame)?.worker),
+            kind::DIRECT_ASKED => ToNode::DirectWaits(head::<DirectHead>(&frame)?.worker),
             other => return Err(MessageError::UnknownKind(other)),
         })
     }
@@ -531,6 +586,17 @@ mod tests {
         assert_eq!(ToAgent::from_frame(more).unwrap(), ToAgent::CompiledMore);
         frame.head = Bytes::from_static(br#"{"engine":"../../../../../../../etc/passwd.","size":1}"#);
         assert!(matches!(ToNode::from_frame(frame), Err(MessageError::Head { .. })));
+    }
+
+    #[test]
+    fn the_words_about_the_direct_way_survive_their_frames() {
+        for message in [ToNode::Direct(7), ToNode::DirectWaits(u32::MAX)] {
+            assert_eq!(ToNode::from_frame(message.clone().into_frame().unwrap()).unwrap(), message);
+        }
+        let waits = Waits { left_ms: Some(2000), ago_ms: None };
+        for message in [ToAgent::Direct(7), ToAgent::DirectWaits(7, waits), ToAgent::DirectWaits(7, Waits::default())] {
+            assert_eq!(ToAgent::from_frame(message.clone().into_frame().unwrap()).unwrap(), message);
+        }
     }
 
     proptest! {

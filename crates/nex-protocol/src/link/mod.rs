@@ -5,9 +5,10 @@
 //! one workload. Who the workload belongs to is known from the link; nothing on it names a namespace to be believed.
 
 pub mod compiled;
+pub mod direct;
 pub mod frame;
 pub mod host;
 pub mod message;
 
 /// Version of the link protocol. A node and an agent must agree on it; both come from one release.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;

@@ -266,6 +266,7 @@ impl MachineSandbox {
                 deno: Some(GUEST_DENO.into()),
                 start_timeout_ms: millis(self.settings.start_timeout),
                 prestart: self.settings.prestart,
+                direct: false,
             };
             let within = until.saturating_duration_since(Instant::now());
             tokio::select! {

@@ -126,6 +126,11 @@ impl Place for MachinePlace {
     /// A process of the guest is nobody's here: it goes with its machine.
     fn note_process_group(&mut self, _leader: Option<u32>) {}
 
+    /// The agent's is in the guest.
+    fn folder(&self) -> Option<&Path> {
+        None
+    }
+
     fn bound(&mut self, resources: &Resources) -> std::io::Result<()> {
         self.monitor.bound(resources)
     }

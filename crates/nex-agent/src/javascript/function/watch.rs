@@ -9,13 +9,14 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use nex_protocol::link::message::FailureKind;
+use nex_protocol::link::message::{FailureKind, ToNode};
 use tokio::time::Instant;
 
 use super::super::memory;
 use super::super::worker::Worker;
 use super::Function;
 use super::replacement::Death;
+use crate::workload::DirectSign;
 
 /// How often the worker's memory is looked at while calls run.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
@@ -29,6 +30,9 @@ pub(super) const LOOK_IDLE: Duration = Duration::from_secs(1);
 /// Time a worker without a call has to answer a ping when it does not compute: it may wait for its log to be taken.
 const GIVE_WAY_IDLE: Duration = Duration::from_secs(1);
 
+/// Time the node has to tell whether a worker waits for it.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
+
 /// What the calls are told that were with a worker when another call was its end.
 const ANOTHERS_FAULT: &str = "the worker was replaced because another call did not give way";
 
@@ -40,12 +44,22 @@ pub(super) struct Probe {
     /// Another call has missed its deadline since: the pong says nothing about that one.
     pub(super) again: bool,
     pub(super) idle: Option<IdleProbe>,
+    /// What the node knows of it.
+    node: OfNode,
+}
+
+/// Whether the worker waits for the node past us, which only the node can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OfNode {
+    NotAsked,
+    Asked,
+    Told,
 }
 
 impl Probe {
     /// Of a worker that a call has waited for in vain.
     pub(super) fn new(number: u64, give_way: Duration) -> Self {
-        Self { number, until: Instant::now() + give_way, again: false, idle: None }
+        Self { number, until: Instant::now() + give_way, again: false, idle: None, node: OfNode::NotAsked }
     }
 
     /// Of a worker that has no call yet.
@@ -65,6 +79,28 @@ pub(super) struct IdleProbe {
 }
 
 impl Function {
+    /// Tells the node of the worker's pipes, if it has some.
+    pub(super) async fn offer_direct_way(&mut self) {
+        if let Some(worker) = self.worker.as_ref().filter(|worker| worker.has_pipes()) {
+            let _ = self.settings.node.send(ToNode::Direct(worker.id())).await;
+        }
+    }
+
+    /// What the node says about a worker's direct way; of another worker than this one it is old.
+    pub(super) fn hear_of_direct_way(&mut self, sign: DirectSign) {
+        let Some(worker) = &mut self.worker else { return };
+        match sign {
+            DirectSign::Open(id) if id == worker.id() => worker.direct_is_open(),
+            DirectSign::Waits(id, waits) if id == worker.id() => {
+                worker.host_calls.waits_directly(waits);
+                if let Some(probe) = self.probe.as_mut().filter(|probe| probe.node == OfNode::Asked) {
+                    (probe.node, probe.until) = (OfNode::Told, Instant::now());
+                }
+            }
+            DirectSign::Open(_) | DirectSign::Waits(..) => {}
+        }
+    }
+
     pub(super) fn ping(&mut self) {
         let Some(worker) = &self.worker else { return };
         self.pings += 1;
@@ -113,7 +149,12 @@ impl Function {
         if let Some(until) = worker.host_calls.blocked_until(now)
             && until + self.pace.give_way() > now
         {
-            probe.until = until + self.pace.give_way();
+            (probe.node, probe.until) = (OfNode::NotAsked, until + self.pace.give_way());
+            return;
+        }
+        if probe.node == OfNode::NotAsked && worker.goes_directly() {
+            (probe.node, probe.until) = (OfNode::Asked, now + TOLD_WITHIN);
+            let _ = self.settings.node.send(ToNode::DirectWaits(worker.id())).await;
             return;
         }
         let Some(idle) = &mut probe.idle else {

@@ -1,6 +1,6 @@
 // The JavaScript side of a function: loads the source, runs calls, answers in frames. See `javascript/protocol.rs`
 // for the frames; stdin and stdout are the two ends of one socket to the agent. The files of this folder are one
-// module, in the order that `javascript/worker.rs` names.
+// module, in the order that `javascript/deno.rs` names.
 //
 // Nothing here is a security border: the function shares this realm and may change anything in it. What protects the
 // node is outside: Deno runs without a single permission once the function's first line runs, the process is bounded
@@ -13,6 +13,7 @@ const KIND = {
   ping: 3,
   hostReply: 4,
   hostEvent: 5,
+  direct: 6,
   loaded: 65,
   refused: 66,
   outcome: 67,
@@ -48,6 +49,7 @@ const { min, trunc } = Math;
 const { isView } = ArrayBuffer;
 const ThePromise = Promise;
 const TheMap = Map;
+const TheError = Error;
 const toNumber = Number;
 const toBigInt = BigInt;
 const toText = String;
@@ -92,6 +94,7 @@ const replaceAll = uncurry(String.prototype.replaceAll);
 const toWellFormed = uncurry(String.prototype.toWellFormed);
 const test = uncurry(RegExp.prototype.test);
 const encodeText = uncurry(TextEncoder.prototype.encode);
+const encodeInto = uncurry(TextEncoder.prototype.encodeInto);
 const decodeText = uncurry(TextDecoder.prototype.decode);
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
@@ -123,16 +126,25 @@ const onFirstUse = (name) => {
 };
 const theTimer = onFirstUse("setTimeout");
 // Whether it is started before there is a function for it: then nobody waits while it makes what a function may need.
-const waits = Deno.args[1] === "waits";
+const waits = Deno.args[0] === "waits";
 
 // The answers to synchronous host calls have a way of their own, a named pipe that is read only while such a call
-// waits: a read of stdin is pending most of the time, and Deno has no second one beside it. The permission to read the
-// pipe is the only one this process ever has, and ends here.
-const answers = Deno.openSync(Deno.args[0]);
-Deno.permissions.revokeSync({ name: "read" });
-Deno.permissions.revokeSync({ name: "read", path: Deno.args[0] });
-if (Deno.permissions.querySync({ name: "read", path: Deno.args[0] }).state === "granted") exit(70);
+// waits: a read of stdin is pending most of the time, and Deno has no second one beside it. Where there are two more
+// pipes, they are the direct way to the node. The permissions to open these pipes are the only ones this process ever
+// has, and end here.
+const [answers, directAnswers, directAsks] = Deno.args.slice(1).map((path, at) => {
+  return Deno.openSync(path, { read: at < 2, write: at === 2 });
+});
+for (const name of ["read", "write"]) {
+  Deno.permissions.revokeSync({ name });
+  for (const path of Deno.args.slice(1)) {
+    Deno.permissions.revokeSync({ name, path });
+    if (Deno.permissions.querySync({ name, path }).state === "granted") exit(70);
+  }
+}
 const readAnswer = answers.readSync.bind(answers);
+const readDirectly = directAnswers?.readSync.bind(directAnswers);
+const writeDirectly = directAsks?.writeSync.bind(directAsks);
 
 // The call that the running code belongs to, across everything it awaits and every timer it starts.
 const current = await (async () => {

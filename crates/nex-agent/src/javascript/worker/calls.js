@@ -129,6 +129,9 @@ for (;;) {
     case KIND.ping:
       send(KIND.pong, frame.call);
       break;
+    case KIND.direct:
+      direct = true;
+      break;
     case KIND.hostReply:
       hostReply(frame);
       break;

@@ -126,16 +126,19 @@ async function nextFrame() {
 
 const answered = stream();
 
-// The next answer to a synchronous call. Blocks; nothing else runs meanwhile.
-function nextAnswer() {
+// The next frame of a stream that is read by blocking; nothing else runs meanwhile.
+function frameFrom(from, readMore) {
   let fixed;
-  while ((fixed = prefix(answered)) === null) {
-    const count = more(readAnswer(room(answered)));
-    answered.end += count;
+  while ((fixed = prefix(from)) === null) {
+    const count = readMore(room(from));
+    from.end += count;
   }
-  const head = begin(answered, fixed.headLength);
-  while (head.have < head.length) head.have += more(readAnswer(rest(head)));
-  const body = begin(answered, fixed.bodyLength);
-  while (body.have < body.length) body.have += more(readAnswer(rest(body)));
+  const head = begin(from, fixed.headLength);
+  while (head.have < head.length) head.have += readMore(rest(head));
+  const body = begin(from, fixed.bodyLength);
+  while (body.have < body.length) body.have += readMore(rest(body));
   return frameOf(fixed, head, body);
 }
+
+// The next answer to a synchronous call that went through the agent.
+const nextAnswer = () => frameFrom(answered, (bytes) => more(readAnswer(bytes)));

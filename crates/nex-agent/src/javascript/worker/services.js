@@ -154,7 +154,9 @@ const methods = create(null);
 
 function method(service, name, prepare, read) {
   methods[service] ??= create(null);
-  methods[service][name] = { service, method: name, prepare, read };
+  // Whether the node only waits for NATS, and not for long.
+  const short = service === "messaging" || (service === "kv" && name !== "keys" && name !== "watch");
+  methods[service][name] = { service, method: name, prepare, read, short };
 }
 
 const key = (spec, value) => text(spec, value, "key");

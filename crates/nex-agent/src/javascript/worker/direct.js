@@ -1,0 +1,67 @@
+
+// ---------------------------------------------------------------- the direct way
+
+// Short synchronous calls go to the node itself, past the agent, over two pipes: see `link/direct.rs` of nex-protocol.
+// Once the agent says so, and for as long as both pipes are open; the way through the agent is always there.
+let direct = false;
+
+// Largest frame, and the memory it is made in.
+const LARGEST = 60 * 1024;
+const asking = stream();
+const headRoom = new TheBytes(asking.memory, PREFIX + FIXED, LARGEST - FIXED);
+
+// Writes a question. False when it does not fit or the pipe is closed: then nothing is written.
+function askDirectly(number, head, body) {
+  const { memory, bytes, view } = asking;
+  const made = encodeInto(encoder, head, headRoom);
+  const bodyLength = lengthOf(body);
+  const length = FIXED + made.written + bodyLength;
+  if (made.read < head.length || length > LARGEST) return false;
+  setUint32(view, 0, length);
+  setUint8(view, 4, KIND.hostCall);
+  setUint32(view, 5, trunc(number / 0x100000000));
+  setUint32(view, 9, number >>> 0);
+  setUint32(view, 13, made.written);
+  if (bodyLength > 0) setBytes(bytes, body, PREFIX + FIXED + made.written);
+  let at = 0;
+  while (at < PREFIX + length) {
+    try {
+      at += writeDirectly(new TheBytes(memory, at, PREFIX + length - at));
+    } catch (error) {
+      if (!comesLater(error)) {
+        direct = false;
+        return at > 0;
+      }
+      wait(clock, 0, 0, 1);
+    }
+  }
+  return true;
+}
+
+const told = stream();
+
+function readTold(bytes) {
+  for (;;) {
+    try {
+      const count = readDirectly(bytes);
+      if (count === null || count === 0) throw new TheError("closed");
+      return count;
+    } catch (error) {
+      if (!comesLater(error)) throw error;
+      wait(clock, 0, 0, 1);
+    }
+  }
+}
+
+// The answer to the question of that number; null when the pipe is closed, and then nobody knows what became of it.
+function directAnswer(number) {
+  try {
+    for (;;) {
+      const frame = frameFrom(told, readTold);
+      if (toNumber(frame.call) === number) return frame;
+    }
+  } catch {
+    direct = false;
+    return null;
+  }
+}

@@ -1,0 +1,241 @@
+//! A worker's direct way, with the test at the worker's ends of the pipes.
+
+use std::path::PathBuf;
+
+use nex_host_services::messaging::MemoryBus;
+use nex_host_services::{Backends, Settings};
+use nex_protocol::link::frame::MAX_LINK_FRAME;
+use nex_protocol::link::host::{KvRequest, MessagingRequest, ObjectRequest};
+use nex_protocol::link::message::{ToAgent, ToNode};
+
+use super::*;
+
+const CALL: u64 = 1;
+
+/// The node's end, and a worker's.
+struct Fixture {
+    direct: Direct,
+    asks: pipe::Sender,
+    answers: pipe::Receiver,
+    buffer: BytesMut,
+    services: HostServices,
+    bus: Arc<MemoryBus>,
+    _call: tokio::task::JoinSet<()>,
+    _folder: tempfile::TempDir,
+}
+
+fn pipes() -> (tempfile::TempDir, [PathBuf; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = [ASKS, ANSWERS].map(|name| folder.path().join(name));
+    for path in &paths {
+        rustix::fs::mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).unwrap();
+    }
+    (folder, paths)
+}
+
+/// A function with one call in its agent, which has so much time.
+async fn fixture(time: Duration) -> Fixture {
+    let (folder, [asks, answers]) = pipes();
+    // As the agent holds them while the node opens its ends.
+    let held = [&asks, &answers].map(|path| pipe::OpenOptions::new().read_write(true).open_sender(path).unwrap());
+    let bus = Arc::new(MemoryBus::default());
+    let backends = Backends { messaging: Arc::<MemoryBus>::clone(&bus), ..Backends::in_memory(&Settings::default()) };
+    let services = HostServices::with_backends(backends, Settings::default());
+    let (near, _far) = tokio::io::duplex(1 << 16);
+    let (read, write) = tokio::io::split(near);
+    let (sender, _) = nex_link::open::<ToNode, ToAgent>(read, write, MAX_LINK_FRAME);
+    let instance = Arc::new(Instance::new(sender));
+    let mut call = tokio::task::JoinSet::new();
+    let called = Arc::clone(&instance);
+    let deadline = Instant::now() + time;
+    call.spawn(async move {
+        let _ = called.run("s".into(), vec![], Bytes::new(), deadline).await;
+    });
+    while instance.deadline(CALL).is_none() {
+        tokio::task::yield_now().await;
+    }
+    let terms = Terms { services: services.clone(), tenant: tenant(), instance, limit: Duration::from_secs(60) };
+    let direct = Direct::open(7, folder.path(), terms).unwrap();
+    let asks = pipe::OpenOptions::new().open_sender(&asks).unwrap();
+    let answers = pipe::OpenOptions::new().open_receiver(&answers).unwrap();
+    drop(held);
+    Fixture { direct, asks, answers, buffer: BytesMut::new(), services, bus, _call: call, _folder: folder }
+}
+
+fn tenant() -> Tenant {
+    Tenant { namespace: "default".parse().unwrap(), workload: "w".parse().unwrap() }
+}
+
+fn get(key: &str) -> HostRequest {
+    HostRequest::Kv(KvRequest::Get { key: key.into() })
+}
+
+fn bytes(number: u64, call: u64, request: HostRequest, body: &[u8]) -> BytesMut {
+    let ask = Ask { number, call, request: Ok(request), body: Bytes::copy_from_slice(body) };
+    let mut bytes = BytesMut::new();
+    ask.into_frame().unwrap().encode(&mut bytes);
+    bytes
+}
+
+impl Fixture {
+    async fn ask(&mut self, number: u64, call: u64, request: HostRequest, body: &[u8]) -> Answer {
+        self.asks.write_all(&bytes(number, call, request, body)).await.unwrap();
+        self.answer().await
+    }
+
+    /// The next answer, while the node attends to the worker.
+    async fn answer(&mut self) -> Answer {
+        loop {
+            if let Some(frame) = Frame::decode(&mut self.buffer, usize::MAX >> 1).unwrap() {
+                return Answer::from_frame(frame).unwrap();
+            }
+            tokio::select! {
+                over = self.direct.progress() => panic!("{over:?}"),
+                read = self.answers.read_buf(&mut self.buffer) => assert_ne!(read.unwrap(), 0),
+            }
+        }
+    }
+
+    /// How the way ends once this was written.
+    async fn broken_by(&mut self, bytes: &[u8]) -> Over {
+        self.asks.write_all(bytes).await.unwrap();
+        self.direct.progress().await
+    }
+}
+
+#[tokio::test]
+async fn questions_are_answered_one_after_the_other() {
+    let mut worker = fixture(Duration::from_secs(60)).await;
+    let set = HostRequest::Kv(KvRequest::Set { key: "k".into(), ttl_ms: None });
+    let set = worker.ask(1, CALL, set, b"value").await;
+    assert!(set.answer.is_ok(), "{set:?}");
+    let found = worker.ask(2, CALL, get("k"), b"").await;
+    assert_eq!((found.number, &found.body[..]), (2, &b"value"[..]), "{found:?}");
+    assert!(matches!(found.answer, Ok(HostReply::Revision { .. })), "{found:?}");
+    assert_eq!(worker.ask(3, CALL, get("none"), b"").await.answer, Ok(HostReply::Missing));
+    assert_eq!(worker.direct.waits(8), None, "another worker");
+    let waits = worker.direct.waits(7).unwrap();
+    assert!(waits.left_ms.is_none() && waits.ago_ms.is_some(), "{waits:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_larger_than_the_pipe_arrives_whole() {
+    let mut worker = fixture(Duration::from_secs(60)).await;
+    let (download, _) = mpsc::channel(1);
+    let request = HostRequest::Kv(KvRequest::Set { key: "k".into(), ttl_ms: None });
+    let body: Bytes = (0..300_000u32).map(|at| at.to_le_bytes()[0]).collect();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let set = HostCall { request, body: body.clone(), upload: None, download, deadline };
+    worker.services.call(&tenant(), set).await.unwrap();
+    assert_eq!(worker.ask(1, CALL, get("k"), b"").await.body, body);
+    assert_eq!(worker.ask(2, CALL, get("none"), b"").await.answer, Ok(HostReply::Missing));
+}
+
+#[tokio::test]
+async fn a_question_needs_a_call_that_is_in_the_agent_and_ends_with_it() {
+    let mut worker = fixture(Duration::from_millis(300)).await;
+    for call in [0, 2, u64::MAX] {
+        let error = worker.ask(1, call, get("k"), b"").await.answer.unwrap_err();
+        assert_eq!((error.code, error.retry), (HostErrorCode::Invalid, false), "{error:?}");
+    }
+    let mut silent = worker.bus.subscribe("silent".parse().unwrap());
+    let request = MessagingRequest::Request { subject: "silent".into(), headers: vec![], timeout_ms: Some(60_000) };
+    let late = worker.ask(2, CALL, HostRequest::Messaging(request), b"").await.answer.unwrap_err();
+    assert_eq!((late.code, late.message.as_str()), (HostErrorCode::Timeout, "the function's call has no time left"));
+    assert!(silent.try_recv().is_ok());
+    let over = worker.ask(3, CALL, get("k"), b"").await.answer.unwrap_err();
+    assert_eq!(over.code, HostErrorCode::Invalid, "its time is up");
+    let before = worker.direct.last;
+    worker.ask(4, CALL, get("k"), b"").await.answer.unwrap_err();
+    assert_eq!(worker.direct.last, before, "asking in vain is no sign of life");
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_read_is_an_error_for_the_function() {
+    let mut worker = fixture(Duration::from_secs(60)).await;
+    let ask = Ask { number: 4, call: CALL, request: Err("nonsense".into()), body: Bytes::new() };
+    let mut bytes = BytesMut::new();
+    ask.into_frame().unwrap().encode(&mut bytes);
+    worker.asks.write_all(&bytes).await.unwrap();
+    let error = worker.answer().await.answer.unwrap_err();
+    assert_eq!((error.service.as_str(), error.code), ("host", HostErrorCode::Invalid));
+}
+
+#[tokio::test]
+async fn what_no_worker_writes_ends_the_way() {
+    let object = HostRequest::ObjectStore(ObjectRequest::List);
+    let watch = HostRequest::Kv(KvRequest::Watch { key: None });
+    let twice = [bytes(1, CALL, get("k"), b""), bytes(2, CALL, get("k"), b"")].concat();
+    let large = bytes(1, CALL, get("k"), &vec![0; LARGEST]);
+    for garbage in [
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        vec![0, 0, 0, 13, 99, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0],
+        vec![0, 0, 0, 13, 71, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 200],
+        bytes(1, CALL, object, b"").to_vec(),
+        bytes(1, CALL, watch, b"").to_vec(),
+        twice,
+        large[..100].to_vec(),
+    ] {
+        let mut worker = fixture(Duration::from_secs(60)).await;
+        let over = worker.broken_by(&garbage).await;
+        assert!(matches!(over, Over::Broken(_)), "{over:?}: {garbage:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_question_before_the_answer_ends_the_way() {
+    let mut worker = fixture(Duration::from_secs(60)).await;
+    let _silent = worker.bus.subscribe("silent".parse().unwrap());
+    let request = MessagingRequest::Request { subject: "silent".into(), headers: vec![], timeout_ms: None };
+    worker.asks.write_all(&bytes(1, CALL, HostRequest::Messaging(request), b"")).await.unwrap();
+    let begun = tokio::time::timeout(Duration::from_millis(50), worker.direct.progress()).await;
+    assert!(begun.is_err(), "{begun:?}");
+    assert!(worker.direct.waits(7).unwrap().left_ms.is_some_and(|left| left > 50_000));
+    let over = worker.broken_by(&bytes(2, CALL, get("k"), b"")).await;
+    assert!(matches!(over, Over::Broken(_)), "{over:?}");
+}
+
+#[tokio::test]
+async fn a_worker_that_ends_ends_its_way() {
+    let mut worker = fixture(Duration::from_secs(60)).await;
+    let Fixture { direct, asks, answers, .. } = &mut worker;
+    drop((std::mem::replace(asks, other()), std::mem::replace(answers, others())));
+    assert_eq!(direct.progress().await, Over::Gone);
+}
+
+fn other() -> pipe::Sender {
+    pipe::pipe().unwrap().0
+}
+
+fn others() -> pipe::Receiver {
+    pipe::pipe().unwrap().1
+}
+
+#[tokio::test]
+async fn only_pipes_in_that_folder_are_opened() {
+    let worker = fixture(Duration::from_secs(60)).await;
+    let open = |folder: &Path| Direct::open(1, folder, worker.direct.terms.clone());
+    let (elsewhere, paths) = pipes();
+    let _held = paths.each_ref().map(|path| pipe::OpenOptions::new().read_write(true).open_sender(path).unwrap());
+    assert!(open(elsewhere.path()).is_ok());
+
+    for name in [ASKS, ANSWERS] {
+        let folder = tempfile::tempdir().unwrap();
+        for (pipe, path) in [ASKS, ANSWERS].into_iter().zip(&paths) {
+            if pipe != name {
+                std::fs::hard_link(path, folder.path().join(pipe)).unwrap();
+            }
+        }
+        let path = folder.path().join(name);
+        assert!(open(folder.path()).is_err(), "{name} is not there");
+        std::os::unix::fs::symlink(elsewhere.path().join(name), &path).unwrap();
+        assert!(open(folder.path()).is_err(), "{name} is a link to a pipe");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "content").unwrap();
+        assert!(open(folder.path()).is_err(), "{name} is a file");
+        assert_eq!(std::fs::read(&path).unwrap(), b"content");
+    }
+    let link = worker._folder.path().join("link");
+    std::os::unix::fs::symlink(elsewhere.path(), &link).unwrap();
+    assert!(open(&link).is_err(), "the folder is a link");
+}

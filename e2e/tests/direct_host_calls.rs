@@ -1,0 +1,141 @@
+//! Synchronous host calls of JavaScript that go to the node past the agent, through the whole system.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
+
+use std::time::Duration;
+
+use anyhow::Result;
+use futures_util::StreamExt;
+use nex_e2e::{World, body, failure};
+use nex_protocol::WorkloadType::V8;
+use nex_protocol::log::Entry;
+use serde_json::{Value, json};
+
+/// Finds the pipe that the worker writes to, which is the last that was opened, and writes into it.
+const GARBAGE: &str = "import net from 'node:net'; async function garbage() {
+    for (let fd = 200; fd > 2; fd--) { try { const pipe = new net.Socket({ fd, readable: false, writable: true });
+      pipe.on('error', () => {}); return await new Promise((ok) => pipe.write('GET / HTTP/1.1\\r\\n\\r\\n', ok));
+    } catch {} } }\n";
+
+#[tokio::test]
+async fn what_a_function_writes_into_its_direct_way_ends_that_way_and_nothing_else() -> Result<()> {
+    let world = World::start().await?;
+    let mut logs = world.nats.subscribe("$NEX.logs.>").await?;
+    nex_e2e::round_trip(&world.nats).await?;
+    let source = format!(
+        "{GARBAGE}export default (s, p) => {{ if (p.length) return garbage();
+        hostServices.kv.set('k', 'value'); return hostServices.kv.get('k') }}"
+    );
+    world.function("vandal", V8, source.as_bytes(), "vandal").await?;
+    let bystander = b"(s, p) => { hostServices.kv.set('k', p); return hostServices.kv.get('k') }";
+    world.function("bystander", V8, bystander, "bystander").await?;
+    assert_eq!(body(&world.call("vandal", "").await?)?, b"value");
+    assert_eq!(body(&world.call("vandal", "x").await?)?, b"");
+    let line = async {
+        loop {
+            let message = logs.next().await.unwrap();
+            let entry: Entry = serde_json::from_slice(&message.payload).unwrap();
+            if entry.text.contains("no direct way to host services any more") {
+                return message.subject;
+            }
+        }
+    };
+    let subject = tokio::time::timeout(nex_e2e::PATIENCE, line).await?;
+    assert!(subject.ends_with(".vandal"), "{subject}");
+    assert_eq!(body(&world.call("vandal", "").await?)?, b"value", "through the agent");
+    assert_eq!(body(&world.call("bystander", "fine").await?)?, b"fine");
+    Ok(())
+}
+
+#[tokio::test]
+async fn calls_keep_their_order_whichever_way_they_go() -> Result<()> {
+    const ROUNDS: usize = 50;
+    let world = World::start().await?;
+    let mut published = world.nats.subscribe("published").await?;
+    nex_e2e::round_trip(&world.nats).await?;
+    let source = br#"async (s, p) => {
+        const { messaging, async } = hostServices;
+        let last = 0;
+        for (let round = 0; round < Number(new TextDecoder().decode(p)); round++) {
+            const later = [async.messaging.publish('published', String(last++))];
+            messaging.publish('published', String(last++));
+            later.push(async.messaging.publish('published', String(last++)));
+            await Promise.all(later);
+            messaging.publish('published', String(last++));
+            messaging.publish('published', String(last++).padStart(70000, '0'));
+            messaging.publish('published', String(last++));
+        }
+    }"#;
+    world.function("order", V8, source, "order").await?;
+    assert_eq!(body(&world.call("order", ROUNDS.to_string()).await?)?, b"");
+    for expected in 0..ROUNDS * 6 {
+        let message = tokio::time::timeout(nex_e2e::PATIENCE, published.next()).await?.unwrap();
+        assert_eq!(std::str::from_utf8(&message.payload)?.parse::<usize>()?, expected);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn errors_are_the_same_on_both_ways() -> Result<()> {
+    let world = World::start().await?;
+    let source = br#"async (s, p) => {
+        const { kv, messaging } = hostServices;
+        const calls = [() => kv.get(''), () => kv.update('k', 'v', 77), () => messaging.request('nobody', 'x'),
+          () => messaging.publish('$SYS.x', 'x'), () => messaging.request('silent', 'x', { timeout: 100 })];
+        // An open asynchronous call has the others go through the agent.
+        const open = p.length ? hostServices.async.messaging.request('silent', 'x', { timeout: 3000 }) : null;
+        const seen = calls.map((call) => {
+            try { return call() } catch (e) { return [e.service, e.method, e.code, e.retry, e.message] }
+        });
+        await open?.catch(() => {});
+        return seen;
+    }"#;
+    world.function("errors", V8, source, "errors").await?;
+    let _silent = world.nats.subscribe("silent").await?;
+    nex_e2e::round_trip(&world.nats).await?;
+    let directly: Value = serde_json::from_slice(body(&world.call("errors", "").await?)?)?;
+    let by_the_agent: Value = serde_json::from_slice(body(&world.call("errors", "x").await?)?)?;
+    assert_eq!(directly, by_the_agent);
+    let codes: Vec<&Value> = directly.as_array().unwrap().iter().map(|error| &error[2]).collect();
+    assert_eq!(json!(codes), json!(["invalid", "conflict", "no-responders", "denied", "timeout"]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_that_goes_on_asking_after_its_deadline_is_replaced() -> Result<()> {
+    let world = World::with(json!({"functions": {"timeout_ms": 1000}})).await?;
+    let source = b"(s, p) => { while (p.length) { try { hostServices.kv.get('k') } catch {} } return 'fine' }";
+    world.function("loop", V8, source, "loop").await?;
+    assert_eq!(failure(&world.call("loop", "x").await?).unwrap().0, 504);
+    assert_eq!(body(&world.call("loop", "").await?)?, b"fine");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_worker_that_waits_for_a_slow_answer_is_not_taken_for_stuck() -> Result<()> {
+    let world = World::with(json!({"functions": {"timeout_ms": 3000}})).await?;
+    let mut begun = world.nats.subscribe("begun").await?;
+    let mut slow = world.nats.subscribe("slow").await?;
+    nex_e2e::round_trip(&world.nats).await?;
+    let source = br#"(s, p) => {
+        if (p.length) return hostServices.messaging.request('slow', p, { timeout: 60000 });
+        hostServices.messaging.publish('begun', '');
+        return new Promise(() => {});
+    }"#;
+    world.function("waits", V8, source, "waits").await?;
+    let second = async {
+        begun.next().await.unwrap();
+        // Its deadline is to be a good deal later than that of the first.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        world.call("waits", "x").await
+    };
+    let (first, second, ()) = tokio::join!(world.call("waits", ""), second, async {
+        let asked = slow.next().await.unwrap();
+        // Past the deadline of the first, and the time that a stuck worker has.
+        tokio::time::sleep(Duration::from_millis(2100)).await;
+        world.nats.publish(asked.reply.unwrap(), "at last".into()).await.unwrap();
+    });
+    assert_eq!(failure(&first?).unwrap().0, 504);
+    assert_eq!(body(&second?)?, b"at last");
+    Ok(())
+}
