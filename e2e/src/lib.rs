@@ -2,6 +2,7 @@
 //! subject; this is the ground they stand on.
 
 pub mod machines;
+mod metrics;
 mod operator;
 mod user;
 mod web;
@@ -22,6 +23,7 @@ use nex_testkit::{NatsServer, NexNode};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+pub use metrics::{metrics_address, scrape};
 pub use operator::Operator;
 pub use user::User;
 pub use web::web_server;

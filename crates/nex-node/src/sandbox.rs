@@ -13,10 +13,12 @@ use nex_protocol::control::limits::WorkloadLimits;
 use nex_protocol::link::message::Prestart;
 use nex_sandbox::microvm::firecracker::jail::JailSettings;
 use nex_sandbox::microvm::firecracker::model::{RateLimiter, TokenBucket};
-use nex_sandbox::microvm::firecracker::{Firecracker, FirecrackerError, FirecrackerSettings, release, sized_snapshots};
+use nex_sandbox::microvm::firecracker::{
+    Firecracker, FirecrackerError, FirecrackerSettings, Given, given_ids, release, sized_snapshots,
+};
 use nex_sandbox::microvm::qemu::{Accelerator, Qemu};
 use nex_sandbox::microvm::reaper::Reaper;
-use nex_sandbox::microvm::{MachineSettings, Monitor, ScratchSpace};
+use nex_sandbox::microvm::{MONITOR_MIB, MachineSettings, Monitor, ScratchSpace};
 use nex_sandbox::pool::PoolTask;
 use nex_sandbox::{Backoff, Cgroups, MachineSandbox, Pool, PoolSettings, ProcessSandbox, ProcessSettings};
 use tracing::warn;
@@ -31,9 +33,6 @@ const PARALLEL: usize = 4;
 
 /// Memory of an agent itself, MiB: it lives in the same control group as its service.
 const AGENT: u64 = 16;
-
-/// Memory of a monitor itself, with the code it has translated, MiB.
-const MONITOR: u64 = 128;
 
 /// What keeps the configured sandbox from working here; empty when nothing does.
 pub fn problems(config: &Config) -> Vec<String> {
@@ -197,7 +196,7 @@ pub fn overhead_mib(config: &Config, limits: &WorkloadLimits) -> u64 {
     if config.no_sandbox {
         return AGENT;
     }
-    AGENT + GUEST_OVERHEAD + scratch_memory_mib(config, config.template_for(limits)) + MONITOR
+    AGENT + GUEST_OVERHEAD + scratch_memory_mib(config, config.template_for(limits)) + MONITOR_MIB
 }
 
 /// Time an agent has to start a workload, at least: a large Wasm module is compiled meanwhile.
@@ -246,9 +245,10 @@ pub(crate) fn pools(
         })
         .map_err(failed)?;
         let (pool, task) = Pool::spawn(Arc::new(sandbox), settings);
-        return Ok((Pools::new(pool, Vec::new()), Places { tasks: vec![task], network: None, reaper: None }));
+        return Ok((Pools::new(pool, Vec::new(), None), Places { tasks: vec![task], network: None, reaper: None }));
     }
     let network = network(config, state)?;
+    let reaper = reaper(config, state, cgroups.as_deref());
     let machines = MachineSettings {
         // The monitor runs in a folder of its own.
         kernel: absolute(config.kernel())?,
@@ -268,7 +268,7 @@ pub(crate) fn pools(
         cgroups,
     };
     let sandbox = MachineSandbox::new(machines, machine_monitor(config, state)?).map_err(failed)?;
-    let reaper = reaper(config, state);
+    let tally = sandbox.tally();
     remove_snapshots_of_other_sizes(config, state);
     let further: Vec<_> = config
         .machine_templates
@@ -285,7 +285,7 @@ pub(crate) fn pools(
         tasks.push(task);
         (template, pool)
     });
-    let pools = Pools::new(usual, further.collect());
+    let pools = Pools::new(usual, further.collect(), Some(tally));
     Ok((pools, Places { tasks, network, reaper }))
 }
 
@@ -305,17 +305,51 @@ fn remove_snapshots_of_other_sizes(config: &Config, state: &StateDir) {
 }
 
 /// Who ends jailed machines when the node is killed. Others the kernel ends.
-fn reaper(config: &Config, state: &StateDir) -> Option<Reaper> {
+fn reaper(config: &Config, state: &StateDir, cgroups: Option<&Cgroups>) -> Option<Reaper> {
     if config.vmm != Vmm::Firecracker || config.no_jailer {
         return None;
     }
     // This very program, even when its file has been replaced meanwhile.
     let mut command = Command::new("/proc/self/exe");
-    command.args(["node", "reap"]).arg(state.path("machines"));
+    command.args(["node", "reap"]).arg(state.path("machines")).args(cgroups.map(Cgroups::folders).unwrap_or_default());
     let started = Reaper::start(command);
     started
         .inspect_err(|error| warn!(%error, "should the node be killed, machines that hang stay until its next start"))
         .ok()
+}
+
+/// What of a machine nothing bounds from outside, because this host has no control groups for it: the value of a tag. Said
+/// here, once.
+pub(crate) fn unbounded(config: &Config, cgroups: Result<&Cgroups, &str>) -> Option<&'static str> {
+    if config.no_sandbox {
+        return None;
+    }
+    match cgroups {
+        Err(reason) => {
+            warn!(
+                reason,
+                "microVMs are in no control groups: nothing bounds the memory and the processes of a monitor that its guest \
+                 has taken over (nex.unbounded)"
+            );
+            Some("memory,processes")
+        }
+        Ok(cgroups) if !cgroups.count_processes() => {
+            warn!(
+                "control groups do not count processes here: nothing bounds those of a monitor that its guest has taken over \
+                 (nex.unbounded)"
+            );
+            Some("processes")
+        }
+        Ok(_) => None,
+    }
+}
+
+/// User ids of jailed machines that the host has given to somebody else.
+pub fn foreign_users(config: &Config) -> Vec<Given> {
+    if config.no_sandbox || config.no_jailer || config.vmm != Vmm::Firecracker {
+        return Vec::new();
+    }
+    given_ids(config.jailer_users.first, config.jailer_users.count)
 }
 
 fn machine_monitor(config: &Config, state: &StateDir) -> Result<Monitor, NodeError> {
@@ -333,6 +367,13 @@ fn machine_monitor(config: &Config, state: &StateDir) -> Result<Monitor, NodeErr
         None
     } else {
         let users = config.jailer_users;
+        for given in foreign_users(config) {
+            warn!(
+                %given,
+                "machines and somebody's containers share user ids: give jailer_users.first another value, one that leaves out \
+                 what is given there"
+            );
+        }
         Some(JailSettings { program: absolute(host::jailer(config)?)?, first_user: users.first, users: users.count })
     };
     let firecracker = Firecracker::new(FirecrackerSettings {
@@ -362,6 +403,13 @@ pub fn monitor(config: &Config) -> Option<(&'static str, &'static str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nothing_bounds_is_named_where_there_are_machines() {
+        let machines = Config::default();
+        assert_eq!(unbounded(&machines, Err("no groups")), Some("memory,processes"));
+        assert_eq!(unbounded(&Config { no_sandbox: true, ..machines }, Err("no groups")), None);
+    }
 
     #[test]
     fn agents_start_deno_where_functions_may_come_and_memory_is_shared_unless_they_are_told() {

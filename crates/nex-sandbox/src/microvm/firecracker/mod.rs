@@ -11,6 +11,7 @@
 mod api;
 mod configuration;
 mod fault;
+mod foreign;
 pub mod jail;
 mod metrics;
 pub mod model;
@@ -18,6 +19,7 @@ mod release;
 mod snapshot;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,10 +35,12 @@ use tracing::{debug, info, warn};
 
 use super::folder::Folder;
 use super::network::Attached;
-use super::{MachineSettings, ScratchSpace, birth, prepare};
+use super::tally::{Origin, Tally};
+use super::{MachineSettings, ScratchSpace, birth, bounds, prepare};
 use crate::PrepareError;
 use api::Api;
 use configuration::{boot_arguments, configure, create, fill, load, share};
+pub use foreign::{Given, given_ids};
 pub(super) use jail::User;
 use jail::{JailSettings, Root, Users};
 pub use release::release;
@@ -110,6 +114,13 @@ pub(super) struct Machine {
     tap: Option<String>,
 }
 
+impl Machine {
+    /// How it is to come up.
+    pub(super) fn origin(&self) -> Origin {
+        if matches!(self.plan, Plan::Restore(_)) { Origin::Snapshot } else { Origin::Kernel }
+    }
+}
+
 impl Firecracker {
     /// Looks at the program.
     ///
@@ -139,6 +150,11 @@ impl Firecracker {
         }
     }
 
+    /// Files of all snapshots, of other sizes, too.
+    pub(super) fn snapshot_files(&self) -> Vec<PathBuf> {
+        self.snapshots.as_ref().map(|snapshots| snapshots.files()).unwrap_or_default()
+    }
+
     /// A user for another machine; none without a jail.
     pub(super) fn user(&self) -> Result<Option<User>, PrepareError> {
         let none_left = || PrepareError::System {
@@ -156,6 +172,7 @@ impl Firecracker {
         folder: &Path,
         user: Option<u32>,
         network: Option<&Attached>,
+        entrances: Vec<OwnedFd>,
         until: Instant,
     ) -> Result<(Child, Machine), PrepareError> {
         let system = |what: &str| {
@@ -188,6 +205,7 @@ impl Firecracker {
         fill(&root, settings, snapshot).map_err(system("cannot fill the machine's root"))?;
         let pipe = metrics::make(&root).map_err(system("cannot make a pipe for metrics"))?;
         let mut command = self.command(id, folder, &root, user, network);
+        bounds::enter(&mut command, entrances);
         let child = command.spawn().map_err(|source| {
             let program = self.jail.as_ref().map_or(&self.program, |(jailer, _)| jailer);
             PrepareError::System { what: format!("cannot start {}", program.display()), source }
@@ -232,6 +250,7 @@ impl Firecracker {
         &self,
         settings: &MachineSettings,
         machine: Machine,
+        tally: Arc<Tally>,
         until: Instant,
         lost: &CancellationToken,
     ) -> Result<UnixStream, PrepareError> {
@@ -239,7 +258,7 @@ impl Firecracker {
         let folder = Folder::open(&root.path)
             .map_err(|source| PrepareError::System { what: "cannot open the machine's root".into(), source })?;
         let mut api = Api::over(folder.connect(API, until, lost).await?, until).await?;
-        metrics::follow(pipe, &id, lost.clone());
+        metrics::follow(pipe, &id, tally, lost.clone());
         api.put("/metrics", &model::Metrics { metrics_path: metrics::PIPE }).await?;
         if matches!(plan, Plan::Restore(_)) {
             let begun = Instant::now();
