@@ -32,7 +32,8 @@ pub(super) fn host(wanted: &Wanted) -> Vec<Finding> {
         disk(wanted, pool),
         groups(Path::new("/sys/fs/cgroup")),
     ];
-    if let Some(Monitor::Firecracker { jailed: true, shared_users, .. }) = wanted.machines.as_ref().map(|m| &m.monitor) {
+    if let Some(Monitor::Firecracker { jailed: true, shared_users, .. }) = wanted.machines.as_ref().map(|m| &m.monitor)
+    {
         found.push(users(shared_users));
     }
     found

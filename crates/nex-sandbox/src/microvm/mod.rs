@@ -45,8 +45,8 @@ use crate::agent::{millis, new_id, shake_hands};
 use crate::{Agent, Cgroups, PrepareError, Sandbox};
 pub use bounds::MONITOR_MIB;
 use console::Console;
-use firecracker::Firecracker;
 use firecracker::model::RateLimiter;
+use firecracker::{Berth, Firecracker};
 use folder::Folder;
 use network::Attached;
 use place::MachinePlace;
@@ -259,7 +259,8 @@ impl MachineSandbox {
                 Ok((folder.connect(qemu::LINK, in_time(), &lost).await?, lost, Origin::Kernel))
             }
             Monitor::Firecracker(firecracker) => {
-                let start = firecracker.start(&self.settings, &id, folder, place.user(), network, entrances, in_time());
+                let berth = Berth { id: &id, folder, user: place.user(), network };
+                let start = firecracker.start(&self.settings, &berth, entrances, in_time());
                 let (mut child, machine) = start.await?;
                 console.follow(&id, &mut child);
                 noted(place.watch(child, lost.clone()))?;

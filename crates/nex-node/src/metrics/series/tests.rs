@@ -139,7 +139,8 @@ fn every_series_has_one_sample_under_its_description_and_counters_end_with_total
 fn a_node_without_workloads_and_machines_tells_of_none() {
     let text = Snapshot::default().to_string();
     has(&text, "nex_vm_count 0");
-    for name in ["nex_function", "nex_workload", "nex_total", "nex_deployed", "nex_control", "nex_machine", "process_"] {
+    for name in ["nex_function", "nex_workload", "nex_total", "nex_deployed", "nex_control", "nex_machine", "process_"]
+    {
         assert!(!text.contains(name), "{name} in:\n{text}");
     }
 }

@@ -102,6 +102,19 @@ pub struct Firecracker {
     sharing: Arc<Mutex<()>>,
 }
 
+/// What a monitor is started in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Berth<'b> {
+    /// Name of the machine.
+    pub(super) id: &'b str,
+    /// Its folder.
+    pub(super) folder: &'b Path,
+    /// The user it runs as; none without a jail.
+    pub(super) user: Option<u32>,
+    /// Its network, when it has one.
+    pub(super) network: Option<&'b Attached>,
+}
+
 /// A machine whose monitor was started and told nothing yet.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -168,13 +181,11 @@ impl Firecracker {
     pub(super) async fn start(
         &self,
         settings: &MachineSettings,
-        id: &str,
-        folder: &Path,
-        user: Option<u32>,
-        network: Option<&Attached>,
+        berth: &Berth<'_>,
         entrances: Vec<OwnedFd>,
         until: Instant,
     ) -> Result<(Child, Machine), PrepareError> {
+        let Berth { id, folder, user, network } = *berth;
         let system = |what: &str| {
             let what = what.to_owned();
             move |source| PrepareError::System { what, source }
