@@ -141,6 +141,25 @@ fn user(pid: u32) -> Option<u32> {
 }
 
 #[tokio::test]
+async fn guests_report_free_memory_where_that_is_wanted_and_known() -> Result<()> {
+    let cases = [("1.13.0", true, false), ("1.14.0", true, true), ("1.16.1", true, true), ("1.16.1", false, false)];
+    for (version, wanted, expected) in cases {
+        let Some(stand_in) = StandIn::with(json!({"version": version}))? else { return Ok(()) };
+        let world = stand_in.world(json!({"machine_pool_size": 2, "free_page_reporting": wanted})).await?;
+        eventually("the pool is full", || async { machines(&world) == 2 }).await?;
+        let snapshot = fs::read_dir(world.node.state_dir().join("snapshots"))?.next().context("a snapshot")??;
+        let state: Value = serde_json::from_slice(&fs::read(snapshot.path().join("machine.state"))?)?;
+        let balloon = &state["config"]["balloon"];
+        assert_eq!(balloon["free_page_reporting"], json!(expected), "{version}: {state}");
+        if wanted && !expected {
+            told(&world.node, "free_page_reporting takes Firecracker 1.14").await?;
+        }
+        assert!(!world.node.log().text().contains("could not prepare"), "{version}: {}", world.node.log().text());
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_goes_wrong_with_a_machine_is_said_and_the_node_stays() -> Result<()> {
     let short = json!({"boot_timeout_ms": 1500, "snapshots": false});
     let cases = [

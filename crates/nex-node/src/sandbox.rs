@@ -380,6 +380,7 @@ fn machine_monitor(config: &Config, state: &StateDir) -> Result<Monitor, NodeErr
         program: absolute(host::firecracker(config)?)?,
         jail,
         snapshots: config.snapshots.then(|| state.path("snapshots")),
+        free_page_reporting: config.free_page_reporting,
     });
     firecracker.map(Monitor::Firecracker).map_err(|error| NodeError::Agents(error.to_string()))
 }

@@ -65,6 +65,8 @@ pub struct FirecrackerSettings {
     pub jail: Option<JailSettings>,
     /// Folder for snapshots; without one every machine boots.
     pub snapshots: Option<PathBuf>,
+    /// Whether guests report the memory they have freed, which goes back to the host then. Takes release 1.14.
+    pub free_page_reporting: bool,
 }
 
 /// Firecracker cannot be used.
@@ -98,6 +100,7 @@ pub struct Firecracker {
     release: String,
     jail: Option<(PathBuf, Arc<Users>)>,
     snapshots: Option<Arc<Snapshots>>,
+    reports_free_pages: bool,
     /// One machine after the other is given what they share: who is the first may have to copy it.
     sharing: Arc<Mutex<()>>,
 }
@@ -149,7 +152,18 @@ impl Firecracker {
             return Err(FirecrackerError::NotRoot);
         }
         let jail = settings.jail.map(|jail| (jail.program.clone(), Users::new(&jail)));
-        Ok(Self { program, release, jail, snapshots: settings.snapshots.map(Snapshots::open), sharing: Arc::default() })
+        let reports_free_pages = settings.free_page_reporting && release::reports_free_pages(&release);
+        if settings.free_page_reporting && !reports_free_pages {
+            warn!(release, "free_page_reporting takes Firecracker 1.14: memory that guests free stays theirs");
+        }
+        Ok(Self {
+            program,
+            release,
+            reports_free_pages,
+            jail,
+            snapshots: settings.snapshots.map(Snapshots::open),
+            sharing: Arc::default(),
+        })
     }
 
     /// The same for machines that differ, with snapshots of their own.
@@ -159,6 +173,7 @@ impl Firecracker {
             release: self.release.clone(),
             jail: self.jail.clone(),
             snapshots: self.snapshots.as_ref().map(|snapshots| snapshots.beside(vcpus, memory_mib)),
+            reports_free_pages: self.reports_free_pages,
             sharing: Arc::clone(&self.sharing),
         }
     }
@@ -198,7 +213,8 @@ impl Firecracker {
         // First, so that the snapshot is looked for by what this machine has: a file may be replaced at any time.
         let shared = {
             let (settings, tap, sharing) = (settings.clone(), tap.clone(), Arc::clone(&self.sharing));
-            let told = format!("{} {}", self.release, boot_arguments(&settings));
+            let reports = if self.reports_free_pages { "free pages reported" } else { "" };
+            let told = format!("{} {} {reports}", self.release, boot_arguments(&settings));
             // A file of another file system is copied.
             spawn_blocking(move || {
                 let _one = sharing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -294,7 +310,7 @@ impl Firecracker {
                 }
             };
         }
-        configure(&mut api, settings, tap.as_deref()).await?;
+        configure(&mut api, settings, tap.as_deref(), self.reports_free_pages).await?;
         api.start().await?;
         let link = guest(&folder, until, lost).await?;
         let Plan::BootAndTake(mut taking) = plan else { return Ok(link) };
