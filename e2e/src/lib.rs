@@ -1,6 +1,7 @@
 //! Whole-system tests: a real nats-server, real nodes and agents, real engines. The tests are in `tests/`, a file a
 //! subject; this is the ground they stand on.
 
+pub mod groups;
 pub mod machines;
 mod metrics;
 mod operator;

@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nex_e2e::groups::{group, has_control_groups, limit};
 use nex_e2e::{PATIENCE, World, body, descendants, eventually, is_alive, metrics_address, scrape};
 use nex_protocol::WorkloadType;
 use nex_testkit::{Binaries, NatsServer, NexNode, examples};
@@ -280,37 +281,6 @@ fn monitors(world: &World) -> Vec<u32> {
         })
     };
     descendants(world.node.process().pid()).into_iter().filter(is_monitor).collect()
-}
-
-/// The control group of a process that bounds this, version 2 or 1.
-fn group(pid: u32, controller: &str) -> Option<PathBuf> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let found = text.lines().find_map(|line| {
-        let (_, line) = line.split_once(':')?;
-        let (controllers, path) = line.split_once(':')?;
-        let root = Path::new("/sys/fs/cgroup");
-        let root = match controllers {
-            "" if root.join("cgroup.controllers").exists() => root.to_owned(),
-            _ if controllers.split(',').any(|one| one == controller) => root.join(controller),
-            _ => return None,
-        };
-        Some(root.join(path.trim_start_matches('/')))
-    });
-    found.filter(|group| group.parent().is_some_and(|own| own.to_string_lossy().contains("/nex-")))
-}
-
-/// What the first of these files of a group says.
-fn limit(group: &Path, files: [&str; 2]) -> Option<u64> {
-    files.iter().find_map(|file| fs::read_to_string(group.join(file)).ok()?.trim().parse().ok())
-}
-
-/// Where nobody may make control groups the node says so, and there is nothing to look for.
-async fn has_control_groups(world: &World) -> Result<bool> {
-    let unbounded = world.info().await?.tags.get("nex.unbounded").cloned();
-    if let Some(what) = &unbounded {
-        eprintln!("SKIPPED: this machine has no control groups for machines ({what})");
-    }
-    Ok(unbounded.is_none())
 }
 
 #[tokio::test]

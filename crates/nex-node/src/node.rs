@@ -37,7 +37,7 @@ use crate::workload::Record;
 use crate::workload::actor::{self, Shared};
 use crate::workload::budget::Budget;
 use crate::workload::table::Table;
-use crate::{LogLine, NodeError, Overrides, host, metrics, sandbox};
+use crate::{LogLine, NodeError, Overrides, host, metrics, sandbox, weakened};
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(30);
@@ -85,7 +85,7 @@ impl Node {
             Err(unavailable) => (None, Some(unavailable.to_string())),
         };
         let unbounded =
-            sandbox::unbounded(&config, cgroups.as_deref().ok_or(no_cgroups.as_deref().unwrap_or_default()));
+            weakened::unbounded(&config, cgroups.as_deref().ok_or(no_cgroups.as_deref().unwrap_or_default()));
         let deno = host::deno(&config).ok();
         let types = types(&config, deno.is_some() || !config.no_sandbox);
         let (pools, places) = sandbox::pools(&config, &state, deno, &types, cgroups)?;

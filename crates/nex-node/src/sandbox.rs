@@ -13,9 +13,7 @@ use nex_protocol::control::limits::WorkloadLimits;
 use nex_protocol::link::message::Prestart;
 use nex_sandbox::microvm::firecracker::jail::JailSettings;
 use nex_sandbox::microvm::firecracker::model::{RateLimiter, TokenBucket};
-use nex_sandbox::microvm::firecracker::{
-    Firecracker, FirecrackerError, FirecrackerSettings, Given, given_ids, release, sized_snapshots,
-};
+use nex_sandbox::microvm::firecracker::{Firecracker, FirecrackerError, FirecrackerSettings, release, sized_snapshots};
 use nex_sandbox::microvm::qemu::{Accelerator, Qemu};
 use nex_sandbox::microvm::reaper::Reaper;
 use nex_sandbox::microvm::{MONITOR_MIB, MachineSettings, Monitor, ScratchSpace};
@@ -26,7 +24,7 @@ use tracing::warn;
 use crate::config::{self, CNI_CONF, Config, GUEST_OVERHEAD, MachineTemplate, NetworkKind, Scratch, Vmm};
 use crate::pools::Pools;
 use crate::state::StateDir;
-use crate::{NodeError, host};
+use crate::{NodeError, host, weakened};
 
 /// Preparations of agents at a time.
 const PARALLEL: usize = 4;
@@ -318,40 +316,6 @@ fn reaper(config: &Config, state: &StateDir, cgroups: Option<&Cgroups>) -> Optio
         .ok()
 }
 
-/// What of a machine nothing bounds from outside, because this host has no control groups for it: the value of a tag. Said
-/// here, once.
-pub(crate) fn unbounded(config: &Config, cgroups: Result<&Cgroups, &str>) -> Option<&'static str> {
-    if config.no_sandbox {
-        return None;
-    }
-    match cgroups {
-        Err(reason) => {
-            warn!(
-                reason,
-                "microVMs are in no control groups: nothing bounds the memory and the processes of a monitor that its guest \
-                 has taken over (nex.unbounded)"
-            );
-            Some("memory,processes")
-        }
-        Ok(cgroups) if !cgroups.count_processes() => {
-            warn!(
-                "control groups do not count processes here: nothing bounds those of a monitor that its guest has taken over \
-                 (nex.unbounded)"
-            );
-            Some("processes")
-        }
-        Ok(_) => None,
-    }
-}
-
-/// User ids of jailed machines that the host has given to somebody else.
-pub fn foreign_users(config: &Config) -> Vec<Given> {
-    if config.no_sandbox || config.no_jailer || config.vmm != Vmm::Firecracker {
-        return Vec::new();
-    }
-    given_ids(config.jailer_users.first, config.jailer_users.count)
-}
-
 fn machine_monitor(config: &Config, state: &StateDir) -> Result<Monitor, NodeError> {
     if config.vmm == Vmm::Qemu {
         let accelerator = Accelerator::of_this_machine();
@@ -366,14 +330,8 @@ fn machine_monitor(config: &Config, state: &StateDir) -> Result<Monitor, NodeErr
         warn!("microVMs run without Firecracker's jailer, as processes of the node's user (nex.unjailed)");
         None
     } else {
+        weakened::say_shared_users(config);
         let users = config.jailer_users;
-        for given in foreign_users(config) {
-            warn!(
-                %given,
-                "machines and somebody's containers share user ids: give jailer_users.first another value, one that leaves out \
-                 what is given there"
-            );
-        }
         Some(JailSettings { program: absolute(host::jailer(config)?)?, first_user: users.first, users: users.count })
     };
     let firecracker = Firecracker::new(FirecrackerSettings {
@@ -404,13 +362,6 @@ pub fn monitor(config: &Config) -> Option<(&'static str, &'static str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_nothing_bounds_is_named_where_there_are_machines() {
-        let machines = Config::default();
-        assert_eq!(unbounded(&machines, Err("no groups")), Some("memory,processes"));
-        assert_eq!(unbounded(&Config { no_sandbox: true, ..machines }, Err("no groups")), None);
-    }
 
     #[test]
     fn agents_start_deno_where_functions_may_come_and_memory_is_shared_unless_they_are_told() {

@@ -13,6 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nex_e2e::groups::{group, has_control_groups, limit};
 use nex_e2e::machines::{BOOT, config, intruder, line, machines, pieces};
 use nex_e2e::{PATIENCE, body, descendants, eventually, is_alive};
 use nex_protocol::WorkloadType;
@@ -48,7 +49,12 @@ async fn functions_and_services_run_in_machines_and_are_stopped_there() -> Resul
     }
     eventually("only the pool's machine is left", || async { count() == 1 }).await?;
     let monitors = descendants(world.node.process().pid());
+    let bounded = has_control_groups(&world).await?;
+    let group = monitors.iter().find_map(|pid| group(*pid, "memory"));
+    let most = group.as_deref().and_then(|group| limit(group, ["memory.max", "memory.limit_in_bytes"]));
+    assert!(!bounded || most >= Some((192 + 6 + 128) << 20), "a control group with its bound: {group:?} {most:?}");
     assert_eq!(world.node.terminate().await?.code(), Some(0));
+    assert!(group.is_none_or(|group| !group.exists()), "nor its control group");
     assert!(monitors.iter().all(|pid| !is_alive(*pid)), "no machine outlives its node");
     assert_eq!(count(), 0);
     Ok(())
