@@ -1,7 +1,9 @@
 //! Whole-system tests: a real nats-server, real nodes and agents, real engines. The tests are in `tests/`, a file a
 //! subject; this is the ground they stand on.
 
+pub mod groups;
 pub mod machines;
+mod metrics;
 mod operator;
 mod user;
 mod web;
@@ -22,6 +24,7 @@ use nex_testkit::{NatsServer, NexNode};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+pub use metrics::{metrics_address, scrape};
 pub use operator::Operator;
 pub use user::User;
 pub use web::web_server;

@@ -12,7 +12,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nex_e2e::{PATIENCE, World, body, descendants, eventually, is_alive};
+use nex_e2e::groups::{group, has_control_groups, limit};
+use nex_e2e::{PATIENCE, World, body, descendants, eventually, is_alive, metrics_address, scrape};
 use nex_protocol::WorkloadType;
 use nex_testkit::{Binaries, NatsServer, NexNode, examples};
 use serde_json::{Value, json};
@@ -141,6 +142,25 @@ fn user(pid: u32) -> Option<u32> {
 }
 
 #[tokio::test]
+async fn guests_report_free_memory_where_that_is_wanted_and_known() -> Result<()> {
+    let cases = [("1.13.0", true, false), ("1.14.0", true, true), ("1.16.1", true, true), ("1.16.1", false, false)];
+    for (version, wanted, expected) in cases {
+        let Some(stand_in) = StandIn::with(json!({"version": version}))? else { return Ok(()) };
+        let world = stand_in.world(json!({"machine_pool_size": 2, "free_page_reporting": wanted})).await?;
+        eventually("the pool is full", || async { machines(&world) == 2 }).await?;
+        let snapshot = fs::read_dir(world.node.state_dir().join("snapshots"))?.next().context("a snapshot")??;
+        let state: Value = serde_json::from_slice(&fs::read(snapshot.path().join("machine.state"))?)?;
+        let balloon = &state["config"]["balloon"];
+        assert_eq!(balloon["free_page_reporting"], json!(expected), "{version}: {state}");
+        if wanted && !expected {
+            told(&world.node, "free_page_reporting takes Firecracker 1.14").await?;
+        }
+        assert!(!world.node.log().text().contains("could not prepare"), "{version}: {}", world.node.log().text());
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_goes_wrong_with_a_machine_is_said_and_the_node_stays() -> Result<()> {
     let short = json!({"boot_timeout_ms": 1500, "snapshots": false});
     let cases = [
@@ -211,8 +231,10 @@ async fn jailed_machines_that_hang_are_ended_when_their_node_is_killed() -> Resu
     for pid in &left {
         signal(*pid, rustix::process::Signal::STOP)?;
     }
+    let groups: Vec<_> = left.iter().flat_map(|pid| [group(*pid, "memory"), group(*pid, "pids")]).flatten().collect();
     world.node.kill().await?;
-    eventually("nothing outlives it", || async { left.iter().all(|pid| !is_alive(*pid)) }).await
+    eventually("nothing outlives it", || async { left.iter().all(|pid| !is_alive(*pid)) }).await?;
+    eventually("nor do their control groups", || async { groups.iter().all(|group| !group.exists()) }).await
 }
 
 fn signal(pid: u32, signal: rustix::process::Signal) -> Result<()> {
@@ -259,6 +281,119 @@ fn monitors(world: &World) -> Vec<u32> {
         })
     };
     descendants(world.node.process().pid()).into_iter().filter(is_monitor).collect()
+}
+
+#[tokio::test]
+async fn every_monitor_is_bounded_from_its_start_and_its_group_goes_with_it() -> Result<()> {
+    for jail in [json!({}), json!({"no_jailer": true})] {
+        let Some(stand_in) = StandIn::with(json!({}))? else { return Ok(()) };
+        let mut more = json!({"machine_pool_size": 2, "machine_template": {"vcpu_count": 2, "memsize_mib": 128}});
+        more.as_object_mut().unwrap().extend(jail.as_object().unwrap().clone());
+        let world = stand_in.world(more).await?;
+        if !has_control_groups(&world).await? {
+            return Ok(());
+        }
+        eventually("all are ready", || async { monitors(&world).len() == 2 }).await?;
+        let mut groups = Vec::new();
+        for pid in monitors(&world) {
+            let (memory, pids) = (group(pid, "memory").context("memory")?, group(pid, "pids").context("pids")?);
+            let bytes = limit(&memory, ["memory.max", "memory.limit_in_bytes"]).context("a limit of memory")?;
+            // More where the state directory is in memory.
+            assert!([128 + 4 + 128, 128 + 4 + 128 + 128].contains(&(bytes >> 20)), "{bytes}");
+            assert_eq!(limit(&pids, ["pids.max", ""]), Some(2 + 128));
+            assert!(memory.file_name() == pids.file_name(), "both are the machine's own");
+            groups.extend([memory, pids]);
+        }
+        assert_ne!(groups[0], groups[2], "each has one of its own");
+        assert_eq!(world.node.terminate().await?.code(), Some(0));
+        assert!(groups.iter().all(|group| !group.exists()), "{groups:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_machines_do_is_summed_in_the_nodes_metrics() -> Result<()> {
+    let Some(stand_in) = StandIn::with(json!({"metrics_ms": 50}))? else { return Ok(()) };
+    let world = stand_in.world(json!({"machine_pool_size": 2, "otel_metrics": true, "otel_metrics_port": 0})).await?;
+    let address = metrics_address(&world.node).await?;
+    let value = |text: &str, series: &str| -> Option<f64> {
+        let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
+        line.rsplit(' ').next()?.parse().ok()
+    };
+    let wanted = [
+        (r#"nex_machines{state="running"}"#, 2.0),
+        (r#"nex_machines{state="starting"}"#, 0.0),
+        (r#"nex_machine_starts_total{from="kernel"}"#, 1.0),
+        (r#"nex_machine_starts_total{from="snapshot"}"#, 1.0),
+        (r#"nex_machine_faults_total{kind="memory"}"#, 0.0),
+        (r#"nex_machine_faults_total{kind="seccomp"}"#, 0.0),
+    ];
+    eventually("machines are told", || async {
+        let text = scrape(&address).await.unwrap();
+        wanted.iter().all(|(series, expected)| value(&text, series) == Some(*expected))
+    })
+    .await?;
+    eventually("what their monitors count is told", || async {
+        let text = scrape(&address).await.unwrap();
+        let counted = |series| value(&text, series).unwrap_or_default();
+        let (read, written) = (
+            counted(r#"nex_machine_drive_bytes_total{direction="read"}"#),
+            counted(r#"nex_machine_drive_bytes_total{direction="written"}"#),
+        );
+        // Of both machines, many times: each line counts from the one before.
+        read >= 8.0 * 4096.0 && (read / 4096.0 - written / 512.0).abs() < f64::EPSILON
+    })
+    .await?;
+    let text = scrape(&address).await?;
+    assert!(value(&text, r#"nex_machine_start_seconds_total{from="kernel"}"#).is_some_and(|took| took > 0.0), "{text}");
+    assert!(value(&text, r#"nex_machine_throttled_total{device="drive"}"#).is_some_and(|count| count > 0.0), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_no_machine_needs_any_more_is_removed_at_the_next_start() -> Result<()> {
+    let Some(stand_in) = StandIn::with(json!({}))? else { return Ok(()) };
+    let world = stand_in.world(json!({"scratch": {"drive_mib": 64}})).await?;
+    let state = world.node.state_dir().to_owned();
+    assert_eq!(world.node.terminate().await?.code(), Some(0));
+    let shared = state.join("machines.shared");
+    fs::create_dir_all(&shared)?;
+    // A copy of a kernel that was replaced, and a file of somebody else's.
+    fs::write(shared.join("fe01-20-400-5f3a"), "then")?;
+    fs::write(shared.join("README"), "not ours")?;
+    assert!(state.join("machines.blank/blank-64.ext4").is_file());
+    let config = stand_in.config(&json!({"scratch": {"drive_mib": 32}}));
+    let again = NexNode::builder(&world.server).await?.config(config).sandboxed();
+    let mut again = again.state_dir(&state).spawn().await?;
+    again.wait_ready().await?;
+    assert!(!shared.join("fe01-20-400-5f3a").exists() && shared.join("README").exists());
+    assert!(state.join("machines.blank/blank-32.ext4").is_file());
+    assert!(!state.join("machines.blank/blank-64.ext4").exists());
+    assert_eq!(again.terminate().await?.code(), Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_monitor_that_takes_more_memory_than_it_may_is_ended_and_that_is_said() -> Result<()> {
+    let Some(stand_in) = StandIn::with(json!({"faults": {"eat_memory_after_ms": 1500}}))? else { return Ok(()) };
+    let world = stand_in.world(json!({"machine_template": {"vcpu_count": 1, "memsize_mib": 128}})).await?;
+    if !has_control_groups(&world).await? {
+        return Ok(());
+    }
+    let mut events = world.events().await?;
+    let module = fs::read(examples()?.wasm()?)?;
+    // It comes up again and again; the first may be lost before it is taken, which is said, too.
+    let _ = world.function("echo", WorkloadType::Wasm, &module, "vm.echo").await;
+    let said = async {
+        tokio::select! {
+            event = events.next("workload_undeployed") => event.map(|event| event.to_string()),
+            line = told(&world.node, "out_of_memory=true") => line,
+        }
+    };
+    let said = said.await?;
+    assert!(said.contains("memory"), "{said}");
+    assert!(world.node.process().is_running());
+    Ok(())
 }
 
 #[tokio::test]

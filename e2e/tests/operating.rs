@@ -9,14 +9,13 @@ use anyhow::{Context, Result};
 use async_nats::jetstream;
 use futures_util::StreamExt;
 use nex_client::lame_duck_request;
-use nex_e2e::{PATIENCE, User, World, eventually, round_trip};
+use nex_e2e::{PATIENCE, User, World, eventually, metrics_address, round_trip, scrape};
 use nex_identity::Issuer;
 use nex_protocol::control::deploy::RunResponse;
 use nex_protocol::envelope::{self, EnvelopeError, kind};
 use nex_protocol::{Code, WorkloadType};
 use nex_testkit::{NatsServer, NexNode};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A service that writes a line to each of its outputs ten times a second, for as long as it runs.
 const TALKS: &str = "while :; do echo out; echo err >&2; sleep 0.1; done";
@@ -306,8 +305,7 @@ async fn micro(world: &World, subject: &str) -> Result<Value> {
 #[tokio::test]
 async fn prometheus_is_told_what_workloads_pool_and_requests_have_come_to() -> Result<()> {
     let world = World::with(json!({"otel_metrics": true, "otel_metrics_port": 0})).await?;
-    let line = world.node.log().find(|line| Some(line.split_once("http://")?.1.split_once("/metrics")?.0.to_owned()));
-    let address = tokio::time::timeout(PATIENCE, line).await?.context("where they are served")?;
+    let address = metrics_address(&world.node).await?;
     world
         .function("f", WorkloadType::V8, b"(s, p) => { if (!p.length) throw new Error('no'); return p; }", "f")
         .await?;
@@ -348,17 +346,6 @@ async fn prometheus_is_told_what_workloads_pool_and_requests_have_come_to() -> R
     assert!(world.node.terminate().await?.success());
     assert!(scrape(&address).await.is_err(), "nobody listens any more");
     Ok(())
-}
-
-/// One scrape, as Prometheus does it.
-async fn scrape(address: &str) -> Result<String> {
-    let mut stream = tokio::net::TcpStream::connect(address).await?;
-    stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("a head")?;
-    anyhow::ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    Ok(body.to_owned())
 }
 
 fn json_lines(text: &str) -> Vec<Value> {

@@ -19,6 +19,7 @@ pub mod pools;
 pub mod publisher;
 pub mod sandbox;
 pub mod state;
+pub mod weakened;
 pub mod workload;
 
 use std::future::Future;

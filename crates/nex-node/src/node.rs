@@ -15,6 +15,7 @@ use nex_client::connection::Settings;
 use nex_host_services::HostServices;
 use nex_identity::Issuer;
 use nex_protocol::WorkloadType;
+use nex_protocol::control::ping::tag;
 use nex_protocol::event::Event;
 use nex_sandbox::Cgroups;
 use tokio::sync::mpsc::Receiver;
@@ -36,7 +37,7 @@ use crate::workload::Record;
 use crate::workload::actor::{self, Shared};
 use crate::workload::budget::Budget;
 use crate::workload::table::Table;
-use crate::{LogLine, NodeError, Overrides, host, metrics, sandbox};
+use crate::{LogLine, NodeError, Overrides, host, metrics, sandbox, weakened};
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(30);
@@ -83,11 +84,14 @@ impl Node {
             Ok(cgroups) => (Some(Arc::new(cgroups)), None),
             Err(unavailable) => (None, Some(unavailable.to_string())),
         };
+        let unbounded =
+            weakened::unbounded(&config, cgroups.as_deref().ok_or(no_cgroups.as_deref().unwrap_or_default()));
         let deno = host::deno(&config).ok();
         let types = types(&config, deno.is_some() || !config.no_sandbox);
         let (pools, places) = sandbox::pools(&config, &state, deno, &types, cgroups)?;
 
-        let tags = host::tags(&config, &node_id);
+        let mut tags = host::tags(&config, &node_id);
+        tags.extend(unbounded.map(|what| (tag::UNBOUNDED.to_owned(), what.to_owned())));
         let shared = Arc::new(Shared {
             artifacts: ArtifactCache::new(state.path("artifacts"), config.artifact_cache_bytes),
             compiled: CompiledStore::new(state.path("compiled-guest")),

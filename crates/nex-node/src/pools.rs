@@ -1,9 +1,11 @@
 //! The pools of a node: that of its usual places for agents, and one for each further size of microVM.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nex_protocol::control::limits::WorkloadLimits;
 use nex_sandbox::Pool;
+use nex_sandbox::microvm::{Counts, Tally};
 
 use crate::config::{Config, MachineTemplate};
 
@@ -15,11 +17,17 @@ const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Pools {
     usual: Pool,
     further: Vec<(MachineTemplate, Pool)>,
+    machines: Option<Arc<Tally>>,
 }
 
 impl Pools {
-    pub(crate) fn new(usual: Pool, further: Vec<(MachineTemplate, Pool)>) -> Self {
-        Self { usual, further }
+    pub(crate) fn new(usual: Pool, further: Vec<(MachineTemplate, Pool)>, machines: Option<Arc<Tally>>) -> Self {
+        Self { usual, further, machines }
+    }
+
+    /// The sums of all microVMs; none without.
+    pub fn machines(&self) -> Option<Counts> {
+        self.machines.as_ref().map(|tally| tally.counts())
     }
 
     /// The pool of `machine_template`: the one whose state is the node's.

@@ -16,7 +16,7 @@ use nex_sandbox::microvm::firecracker::model::{RateLimiter, TokenBucket};
 use nex_sandbox::microvm::firecracker::{Firecracker, FirecrackerError, FirecrackerSettings, release, sized_snapshots};
 use nex_sandbox::microvm::qemu::{Accelerator, Qemu};
 use nex_sandbox::microvm::reaper::Reaper;
-use nex_sandbox::microvm::{MachineSettings, Monitor, ScratchSpace};
+use nex_sandbox::microvm::{MONITOR_MIB, MachineSettings, Monitor, ScratchSpace};
 use nex_sandbox::pool::PoolTask;
 use nex_sandbox::{Backoff, Cgroups, MachineSandbox, Pool, PoolSettings, ProcessSandbox, ProcessSettings};
 use tracing::warn;
@@ -24,16 +24,13 @@ use tracing::warn;
 use crate::config::{self, CNI_CONF, Config, GUEST_OVERHEAD, MachineTemplate, NetworkKind, Scratch, Vmm};
 use crate::pools::Pools;
 use crate::state::StateDir;
-use crate::{NodeError, host};
+use crate::{NodeError, host, weakened};
 
 /// Preparations of agents at a time.
 const PARALLEL: usize = 4;
 
 /// Memory of an agent itself, MiB: it lives in the same control group as its service.
 const AGENT: u64 = 16;
-
-/// Memory of a monitor itself, with the code it has translated, MiB.
-const MONITOR: u64 = 128;
 
 /// What keeps the configured sandbox from working here; empty when nothing does.
 pub fn problems(config: &Config) -> Vec<String> {
@@ -197,7 +194,7 @@ pub fn overhead_mib(config: &Config, limits: &WorkloadLimits) -> u64 {
     if config.no_sandbox {
         return AGENT;
     }
-    AGENT + GUEST_OVERHEAD + scratch_memory_mib(config, config.template_for(limits)) + MONITOR
+    AGENT + GUEST_OVERHEAD + scratch_memory_mib(config, config.template_for(limits)) + MONITOR_MIB
 }
 
 /// Time an agent has to start a workload, at least: a large Wasm module is compiled meanwhile.
@@ -246,9 +243,10 @@ pub(crate) fn pools(
         })
         .map_err(failed)?;
         let (pool, task) = Pool::spawn(Arc::new(sandbox), settings);
-        return Ok((Pools::new(pool, Vec::new()), Places { tasks: vec![task], network: None, reaper: None }));
+        return Ok((Pools::new(pool, Vec::new(), None), Places { tasks: vec![task], network: None, reaper: None }));
     }
     let network = network(config, state)?;
+    let reaper = reaper(config, state, cgroups.as_deref());
     let machines = MachineSettings {
         // The monitor runs in a folder of its own.
         kernel: absolute(config.kernel())?,
@@ -268,7 +266,7 @@ pub(crate) fn pools(
         cgroups,
     };
     let sandbox = MachineSandbox::new(machines, machine_monitor(config, state)?).map_err(failed)?;
-    let reaper = reaper(config, state);
+    let tally = sandbox.tally();
     remove_snapshots_of_other_sizes(config, state);
     let further: Vec<_> = config
         .machine_templates
@@ -285,7 +283,7 @@ pub(crate) fn pools(
         tasks.push(task);
         (template, pool)
     });
-    let pools = Pools::new(usual, further.collect());
+    let pools = Pools::new(usual, further.collect(), Some(tally));
     Ok((pools, Places { tasks, network, reaper }))
 }
 
@@ -305,13 +303,13 @@ fn remove_snapshots_of_other_sizes(config: &Config, state: &StateDir) {
 }
 
 /// Who ends jailed machines when the node is killed. Others the kernel ends.
-fn reaper(config: &Config, state: &StateDir) -> Option<Reaper> {
+fn reaper(config: &Config, state: &StateDir, cgroups: Option<&Cgroups>) -> Option<Reaper> {
     if config.vmm != Vmm::Firecracker || config.no_jailer {
         return None;
     }
     // This very program, even when its file has been replaced meanwhile.
     let mut command = Command::new("/proc/self/exe");
-    command.args(["node", "reap"]).arg(state.path("machines"));
+    command.args(["node", "reap"]).arg(state.path("machines")).args(cgroups.map(Cgroups::folders).unwrap_or_default());
     let started = Reaper::start(command);
     started
         .inspect_err(|error| warn!(%error, "should the node be killed, machines that hang stay until its next start"))
@@ -332,6 +330,7 @@ fn machine_monitor(config: &Config, state: &StateDir) -> Result<Monitor, NodeErr
         warn!("microVMs run without Firecracker's jailer, as processes of the node's user (nex.unjailed)");
         None
     } else {
+        weakened::say_shared_users(config);
         let users = config.jailer_users;
         Some(JailSettings { program: absolute(host::jailer(config)?)?, first_user: users.first, users: users.count })
     };
@@ -339,6 +338,7 @@ fn machine_monitor(config: &Config, state: &StateDir) -> Result<Monitor, NodeErr
         program: absolute(host::firecracker(config)?)?,
         jail,
         snapshots: config.snapshots.then(|| state.path("snapshots")),
+        free_page_reporting: config.free_page_reporting,
     });
     firecracker.map(Monitor::Firecracker).map_err(|error| NodeError::Agents(error.to_string()))
 }

@@ -70,6 +70,8 @@ pub enum Monitor {
         jailer: Program,
         /// Whether it is used, which only root can.
         jailed: bool,
+        /// User ids that machines would share with somebody: where the host gives them away, and to whom.
+        shared_users: Vec<String>,
     },
     /// QEMU.
     Qemu {

@@ -4,6 +4,7 @@
 //! else's.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::cgroup::{Cgroup, Cgroups, Resources};
+use crate::cgroup::{Cgroup, Cgroups, Resources, Swap};
 
 /// The process, and what bounds it.
 #[derive(Debug)]
@@ -63,8 +64,35 @@ impl WatchedChild {
         let gone = || io::Error::new(io::ErrorKind::NotFound, "the process is gone");
         let pid = self.pid().ok_or_else(gone)?;
         let groups = self.cgroups.as_ref().ok_or_else(no_groups)?;
-        self.cgroup = Some(groups.bound(&self.id, pid.as_raw_nonzero().get().cast_unsigned(), resources)?);
-        Ok(())
+        let pid = pid.as_raw_nonzero().get().cast_unsigned();
+        match &mut self.cgroup {
+            Some(group) => groups.tighten(group, &self.id, pid, resources),
+            None => {
+                self.cgroup = Some(groups.bound(&self.id, pid, resources)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes a group with these limits for the process that is to come; gives the files by which that enters it. None where
+    /// there are no control groups.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn enclose(&mut self, resources: &Resources) -> io::Result<Vec<OwnedFd>> {
+        let Some(groups) = &self.cgroups else { return Ok(Vec::new()) };
+        let group = self.cgroup.insert(groups.empty(&self.id, resources, Swap::AsMuch)?);
+        group.entrances()
+    }
+
+    /// Memory that its group takes now.
+    pub(crate) fn memory_bytes(&self) -> Option<u64> {
+        self.cgroup.as_ref().and_then(Cgroup::memory_bytes)
+    }
+
+    /// Gives its group, to be dropped when it is reaped.
+    pub(crate) fn take_group(&mut self) -> Option<Cgroup> {
+        self.cgroup.take()
     }
 
     /// Whether something in it was killed because all its memory was taken.

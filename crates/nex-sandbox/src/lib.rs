@@ -50,6 +50,17 @@ pub enum PrepareError {
         /// The last lines of its console.
         console: String,
     },
+    /// Its monitor took all the memory that it may have on the host, and was killed.
+    #[error(
+        "its monitor was killed: it took more memory than the {mib} MiB that a machine of this size may take on the host; \
+         {error}"
+    )]
+    OutOfMemory {
+        /// What was seen of it.
+        error: String,
+        /// What it may take, MiB.
+        mib: u64,
+    },
     /// Its network could not be made.
     #[error(transparent)]
     Network(#[from] nex_network::NetworkError),

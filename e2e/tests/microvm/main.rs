@@ -13,6 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nex_e2e::groups::{group, has_control_groups, limit};
 use nex_e2e::machines::{boot, config, intruder, line, machines, pieces};
 use nex_e2e::{PATIENCE, body, descendants, eventually, is_alive};
 use nex_protocol::WorkloadType;
@@ -48,7 +49,12 @@ async fn functions_and_services_run_in_machines_and_are_stopped_there() -> Resul
     }
     eventually("only the pool's machine is left", || async { count() == 1 }).await?;
     let monitors = descendants(world.node.process().pid());
+    let bounded = has_control_groups(&world).await?;
+    let group = monitors.iter().find_map(|pid| group(*pid, "memory"));
+    let most = group.as_deref().and_then(|group| limit(group, ["memory.max", "memory.limit_in_bytes"]));
+    assert!(!bounded || most >= Some((192 + 6 + 128) << 20), "a control group with its bound: {group:?} {most:?}");
     assert_eq!(world.node.terminate().await?.code(), Some(0));
+    assert!(group.is_none_or(|group| !group.exists()), "nor its control group");
     assert!(monitors.iter().all(|pid| !is_alive(*pid)), "no machine outlives its node");
     assert_eq!(count(), 0);
     Ok(())
@@ -136,6 +142,8 @@ async fn a_guest_that_takes_all_it_can_harms_only_itself() -> Result<()> {
     intruder(&world, pieces, "eats", &["eat"]).await?;
     let ended = tokio::time::timeout(boot(), events.next("workload_undeployed")).await??;
     assert_eq!(ended["workload_name"], "eats", "{ended}");
+    // All that a guest has is less than what its machine may take on the host.
+    assert!(!ended["message"].as_str().unwrap_or_default().contains("more memory than it may"), "{ended}");
     assert!(body(&world.call("vm.echo", "still").await?)?.starts_with(b"still"));
     Ok(())
 }

@@ -38,6 +38,8 @@ pub(crate) enum NodeCommand {
 pub(crate) struct ReapArgs {
     /// Folder of the node's machines
     pub(crate) machines: PathBuf,
+    /// Folders of the node's control groups
+    pub(crate) groups: Vec<PathBuf>,
 }
 
 /// `nex node up`

@@ -50,7 +50,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Node(NodeCommand::Check(args)) => node_check::run(&args),
         Command::Node(NodeCommand::Preflight(args)) => node_preflight::run(&args),
         Command::Node(NodeCommand::Reap(args)) => {
-            nex_node::reap(std::io::stdin().lock(), &args.machines);
+            nex_node::reap(std::io::stdin().lock(), &args.machines, &args.groups);
             Ok(ExitCode::SUCCESS)
         }
         Command::Node(NodeCommand::Ls(args)) => client_command(node_ls::run(&global, &args)),

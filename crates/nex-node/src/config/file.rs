@@ -121,6 +121,7 @@ fn machines(root: &mut Section<'_>, config: &mut Config) {
     });
     set(&mut config.jailer_users, users);
     set(&mut config.snapshots, root.take("snapshots"));
+    set(&mut config.free_page_reporting, root.take("free_page_reporting"));
     let scratch = root.section("scratch", |scratch| {
         let memory = scratch.take_in("memory_mib", 16..=1 << 20);
         let drive = scratch.take_in("drive_mib", 16..=1 << 24);

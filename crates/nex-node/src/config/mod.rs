@@ -74,6 +74,8 @@ pub struct Config {
     pub jailer_users: JailerUsers,
     /// Fills the pool from a snapshot of a booted machine (`snapshots`, true).
     pub snapshots: bool,
+    /// Whether guests report the memory they have freed (`free_page_reporting`, false).
+    pub free_page_reporting: bool,
     /// Space for what a guest writes (`scratch`, half of the machine's memory).
     pub scratch: Option<Scratch>,
     /// Time a microVM has from its start to its agent's handshake (`boot_timeout_ms`, 60000).
@@ -269,6 +271,7 @@ impl Default for Config {
             no_jailer: false,
             jailer_users: JailerUsers { first: 1_900_000_000, count: 4096 },
             snapshots: true,
+            free_page_reporting: false,
             scratch: None,
             boot_timeout: Duration::from_secs(60),
             machine_pool_size: 1,

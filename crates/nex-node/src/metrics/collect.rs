@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::process::Process;
 use super::snapshot::{Function, Snapshot, Workload};
-use crate::config::Config;
+use crate::config::{Config, Vmm};
 use crate::control::Control;
 use crate::workload::{State, table};
 
@@ -18,6 +18,8 @@ impl Snapshot {
             version: env!("CARGO_PKG_VERSION"),
             workloads: shared.table.all().iter().map(|workload| of_workload(workload, &shared.config)).collect(),
             in_machines: !shared.config.no_sandbox,
+            machines: shared.pools.machines(),
+            counts_in_monitors: shared.config.vmm == Vmm::Firecracker,
             pool: shared.pools.usual().status(),
             pending_bytes: shared.budget.taken(),
             requests: control.requests(),

@@ -13,6 +13,7 @@
 
 mod collect;
 mod exposition;
+mod machines;
 mod process;
 mod series;
 mod server;

@@ -36,6 +36,9 @@ impl Snapshot {
         self.workloads(&mut exposition);
         self.functions(&mut exposition);
         self.pool(&mut exposition);
+        if let Some(machines) = &self.machines {
+            super::machines::tell(machines, self.counts_in_monitors, &mut exposition);
+        }
         self.control(&mut exposition);
         if let Some(process) = &self.process {
             of_process(process, &mut exposition);

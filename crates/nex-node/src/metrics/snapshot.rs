@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nex_protocol::WorkloadType;
 use nex_sandbox::PoolStatus;
+use nex_sandbox::microvm::Counts;
 
 use super::process::Process;
 use crate::config::MachineTemplate;
@@ -21,6 +22,10 @@ pub struct Snapshot {
     pub workloads: Vec<Workload>,
     /// Whether agents are in microVMs.
     pub in_machines: bool,
+    /// All microVMs, where there are any.
+    pub machines: Option<Counts>,
+    /// Whether their monitors count.
+    pub counts_in_monitors: bool,
     /// The warm pool.
     pub pool: PoolStatus,
     /// Bytes of messages in functions, running and waiting.

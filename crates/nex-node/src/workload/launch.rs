@@ -130,6 +130,7 @@ impl Assignment {
         Resources {
             cpu_millis: self.spec.limits.cpu_millis,
             memory_bytes: memory.map(|mib| (mib + sandbox::overhead_mib(&self.shared.config, &self.spec.limits)) << 20),
+            processes: None,
         }
     }
 

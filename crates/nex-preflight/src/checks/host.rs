@@ -1,4 +1,4 @@
-//! Limits of the machine: open files, memory, disk, control groups.
+//! Limits of the machine: open files, memory, disk, control groups, user ids.
 
 use std::path::{Path, PathBuf};
 
@@ -26,12 +26,17 @@ const STATE: u64 = 256;
 
 pub(super) fn host(wanted: &Wanted) -> Vec<Finding> {
     let pool = wanted.pool_size as u64;
-    vec![
+    let mut found = vec![
         files(getrlimit(Resource::Nofile).current, pool),
         memory(available_mib(), pool, each(wanted.machines.as_ref())),
         disk(wanted, pool),
         groups(Path::new("/sys/fs/cgroup")),
-    ]
+    ];
+    if let Some(Monitor::Firecracker { jailed: true, shared_users, .. }) = wanted.machines.as_ref().map(|m| &m.monitor)
+    {
+        found.push(users(shared_users));
+    }
+    found
 }
 
 fn files(limit: Option<u64>, pool: u64) -> Finding {
@@ -111,7 +116,19 @@ fn disk(wanted: &Wanted, pool: u64) -> Finding {
     finding.at(&wanted.state_dir)
 }
 
-/// Control groups bound single workloads; a node runs without them, and says so.
+/// User ids of jailed machines, which nobody else should have.
+fn users(shared: &[String]) -> Finding {
+    let name = "jailer_users";
+    if shared.is_empty() {
+        return Finding::ok(Group::Host, name, "user ids of machines: given to nobody in /etc/subuid and /etc/subgid");
+    }
+    let detail = format!("user ids of machines are given to others: {}", shared.join("; "));
+    let mend = "set jailer_users.first so that jailer_users.count ids from there are in no line of /etc/subuid and \
+                /etc/subgid, or take them from who has them (usermod --del-subuids, --del-subgids)";
+    Finding::wrong(Group::Host, name, detail, mend).needed(false)
+}
+
+/// Control groups bound single workloads and the monitors of microVMs; a node runs without them, and says so.
 fn groups(root: &Path) -> Finding {
     let controllers = std::fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
     let has = |name: &str| controllers.split_whitespace().any(|controller| controller == name);
@@ -125,7 +142,8 @@ fn groups(root: &Path) -> Finding {
     } else if version_1() {
         (1, root.join("memory"))
     } else {
-        let detail = "control groups: none for cpu and memory; --cpu and --memory of workloads will be refused";
+        let detail = "control groups: none for cpu and memory; --cpu and --memory of workloads will be refused, and nothing \
+                      bounds the monitor of a microVM";
         return Finding::missing(Group::Host, name, detail, mend).at(root).needed(false);
     };
     let finding = if writable(&folder) {
@@ -152,6 +170,14 @@ mod tests {
         assert_eq!(memory(Some(1000), 3, 288).state, State::Ok);
         assert_eq!(memory(Some(800), 3, 288).state, State::Wrong);
         assert_eq!(memory(None, 3, 288).state, State::Ok);
+    }
+
+    #[test]
+    fn ids_that_somebody_else_has_are_named_with_him_and_are_no_reason_not_to_start() {
+        assert_eq!(users(&[]).state, State::Ok);
+        let found = users(&["/etc/subuid gives 1900000000 to 1900065535 to alice".to_owned()]);
+        assert!(found.state == State::Wrong && !found.blocks());
+        assert!(found.detail.contains("alice") && found.mend.unwrap().contains("jailer_users.first"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ const MOST: u64 = 16 << 10;
 
 pub(super) fn monitor(monitor: &Monitor) -> Vec<Finding> {
     match monitor {
-        Monitor::Firecracker { firecracker, jailer, jailed } => {
+        Monitor::Firecracker { firecracker, jailer, jailed, .. } => {
             let remedy = Remedy::Download(Piece::Firecracker);
             let (first, version) = versioned(firecracker, "Firecracker VM monitor", fits);
             let same = |other: &str| match &version {
@@ -202,6 +202,7 @@ mod tests {
                 firecracker: program(folder.path(), "firecracker", &format!("echo Firecracker v{one}")),
                 jailer: program(folder.path(), "jailer", &format!("echo Jailer v{other}")),
                 jailed: true,
+                shared_users: Vec::new(),
             };
             super::monitor(&monitor)
         };

@@ -169,6 +169,7 @@ impl Machine {
                 jailer: program(&bin, "jailer"),
                 // These tests are nobody's in particular.
                 jailed: rustix::process::geteuid().is_root(),
+                shared_users: Vec::new(),
             },
             kernel: folder.path().join("vmlinux"),
             initrd: None,

@@ -52,6 +52,8 @@ pub mod tag {
     pub const VMM: &str = "nex.vmm";
     /// `true` on a node whose microVMs run without Firecracker's jailer, ours.
     pub const UNJAILED: &str = "nex.unjailed";
+    /// What bounds no microVM by itself on this node, for want of control groups: `memory,processes` or `processes`, ours.
+    pub const UNBOUNDED: &str = "nex.unbounded";
     /// How it runs them: `kvm`, or `tcg` where that is missing, ours.
     pub const ACCELERATOR: &str = "nex.accelerator";
     /// `true` when the node takes no new work.

@@ -10,15 +10,18 @@
 //! that was killed finds what it left.
 
 mod birth;
+mod bounds;
 mod console;
 pub mod firecracker;
 mod folder;
+mod leftovers;
 mod network;
 mod place;
 pub mod qemu;
 pub mod reaper;
 mod reclaim;
 mod scratch;
+mod tally;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -40,14 +43,17 @@ use tracing::debug;
 
 use crate::agent::{millis, new_id, shake_hands};
 use crate::{Agent, Cgroups, PrepareError, Sandbox};
+pub use bounds::MONITOR_MIB;
 use console::Console;
-use firecracker::Firecracker;
 use firecracker::model::RateLimiter;
+use firecracker::{Berth, Firecracker};
 use folder::Folder;
 use network::Attached;
 use place::MachinePlace;
 use qemu::Qemu;
 use scratch::Blank;
+use tally::Origin;
+pub use tally::{Counted, Counts, Starts, Tally};
 
 /// The agent's own folder in the guest; see `nex-init`.
 const GUEST_WORK: &str = "/var/lib/nex";
@@ -116,6 +122,28 @@ pub struct MachineSettings {
 }
 
 impl MachineSettings {
+    /// Some, for tests that need any.
+    #[cfg(test)]
+    fn for_tests(machines_dir: &Path) -> Self {
+        Self {
+            kernel: "/k".into(),
+            initrd: None,
+            root_image: "/r".into(),
+            memory_mib: 256,
+            vcpus: 2,
+            scratch: ScratchSpace::Memory { mib: 64 },
+            network: None,
+            rate_limiter: None,
+            boot_arguments: String::new(),
+            machines_dir: machines_dir.to_owned(),
+            boot_timeout: Duration::from_secs(1),
+            start_timeout: Duration::from_secs(1),
+            prestart: None,
+            log_filter: "warn".to_owned(),
+            cgroups: None,
+        }
+    }
+
     /// What the scratch drives of machines are copies of; none when they have none.
     fn blank_drive(&self) -> std::io::Result<Option<Blank>> {
         match self.scratch {
@@ -157,6 +185,7 @@ pub struct MachineSandbox {
     monitor: Monitor,
     /// Machines that are being given back.
     ending: TaskTracker,
+    tally: Arc<Tally>,
 }
 
 impl MachineSandbox {
@@ -166,10 +195,24 @@ impl MachineSandbox {
     /// When the folder cannot be made.
     pub fn new(settings: MachineSettings, monitor: Monitor) -> std::io::Result<Self> {
         reclaim::reclaim(&settings.machines_dir);
+        // Those of what was just ended.
+        if let Some(cgroups) = &settings.cgroups {
+            cgroups.sweep();
+        }
         crate::process::make_dir(&settings.machines_dir)?;
+        let snapshots = match &monitor {
+            Monitor::Firecracker(firecracker) => firecracker.snapshot_files(),
+            Monitor::Qemu(_) => Vec::new(),
+        };
+        leftovers::remove(&settings, &snapshots);
         // Told here when it cannot be made, not by every machine.
         settings.blank_drive()?;
-        Ok(Self { settings, monitor, ending: TaskTracker::new() })
+        Ok(Self { settings, monitor, ending: TaskTracker::new(), tally: Arc::default() })
+    }
+
+    /// The sums of its machines, and of those of other sizes beside them.
+    pub fn tally(&self) -> Arc<Tally> {
+        Arc::clone(&self.tally)
     }
 
     /// A sandbox of machines of another size, which share with these what there is once: folders, networks, users.
@@ -180,7 +223,7 @@ impl MachineSandbox {
             Monitor::Qemu(qemu) => Monitor::Qemu(qemu.clone()),
         };
         let settings = MachineSettings { memory_mib, vcpus, scratch, ..self.settings.clone() };
-        Self { settings, monitor, ending: self.ending.clone() }
+        Self { settings, monitor, ending: self.ending.clone(), tally: Arc::clone(&self.tally) }
     }
 
     /// Starts a monitor and waits until its guest waits for its birth.
@@ -190,33 +233,39 @@ impl MachineSandbox {
         console: &mut Console,
         folder: &Path,
         network: Option<&Attached>,
-    ) -> Result<(UnixStream, CancellationToken), PrepareError> {
+    ) -> Result<(UnixStream, CancellationToken, Origin), PrepareError> {
         let system = |what: String| move |source| PrepareError::System { what, source };
         let in_time = || Instant::now() + self.settings.boot_timeout;
         let lost = CancellationToken::new();
         let id = place.id().to_owned();
         let noted = |result: std::io::Result<()>| result.map_err(system("cannot note the machine monitor".into()));
+        let entrances = place
+            .enclose(bounds::of(&self.settings))
+            .map_err(system("cannot make a control group for the machine".into()))?;
         match &self.monitor {
             Monitor::Qemu(qemu) => {
                 self.settings
                     .blank_drive()
                     .and_then(|blank| blank.map_or(Ok(()), |blank| blank.copy_to(&folder.join(scratch::DRIVE))))
                     .map_err(system("cannot make the machine's scratch drive".into()))?;
-                let mut child = qemu
-                    .command(&self.settings, folder, network)
+                let mut command = qemu.command(&self.settings, folder, network);
+                bounds::enter(&mut command, entrances);
+                let mut child = command
                     .spawn()
                     .map_err(system(format!("cannot start the machine monitor {}", qemu.program.display())))?;
                 console.follow(&id, &mut child);
                 noted(place.watch(child, lost.clone()))?;
                 let folder = Folder::open(folder).map_err(system("cannot open the machine's folder".into()))?;
-                Ok((folder.connect(qemu::LINK, in_time(), &lost).await?, lost))
+                Ok((folder.connect(qemu::LINK, in_time(), &lost).await?, lost, Origin::Kernel))
             }
             Monitor::Firecracker(firecracker) => {
-                let start = firecracker.start(&self.settings, &id, folder, place.user(), network, in_time());
+                let berth = Berth { id: &id, folder, user: place.user(), network };
+                let start = firecracker.start(&self.settings, &berth, entrances, in_time());
                 let (mut child, machine) = start.await?;
                 console.follow(&id, &mut child);
                 noted(place.watch(child, lost.clone()))?;
-                Ok((firecracker.bring_up(&self.settings, machine, in_time(), &lost).await?, lost))
+                let (origin, tally) = (machine.origin(), self.tally());
+                Ok((firecracker.bring_up(&self.settings, machine, tally, in_time(), &lost).await?, lost, origin))
             }
         }
     }
@@ -224,12 +273,12 @@ impl MachineSandbox {
     /// One machine, from nothing to a ready agent.
     async fn machine(&self) -> Result<Agent, PrepareError> {
         let system = |what: String| move |source| PrepareError::System { what, source };
-        let begun = Instant::now();
+        let (begun, stay) = (Instant::now(), self.tally.begin());
         let id = new_id();
         let folder = self.settings.machines_dir.join(&id);
         crate::process::make_dir(&folder).map_err(system(format!("cannot make {}", folder.display())))?;
         let mut place =
-            MachinePlace::new(id.clone(), folder.clone(), self.settings.cgroups.clone(), self.ending.clone());
+            MachinePlace::new(id.clone(), folder.clone(), self.settings.cgroups.clone(), self.ending.clone(), stay);
         let user = match &self.monitor {
             Monitor::Firecracker(firecracker) => firecracker.user()?,
             Monitor::Qemu(_) => None,
@@ -242,7 +291,7 @@ impl MachineSandbox {
         let network = place.network();
         let mut console = Console::default();
         let ready = async {
-            let (mut link, lost) = self.bring_up(&mut place, &mut console, &folder, network.as_ref()).await?;
+            let (mut link, lost, origin) = self.bring_up(&mut place, &mut console, &folder, network.as_ref()).await?;
             let up = begun.elapsed();
             // A monitor offers the link before its guest is up.
             let until = Instant::now() + self.settings.boot_timeout;
@@ -281,15 +330,23 @@ impl MachineSandbox {
                 ready_ms = begun.elapsed().as_millis(),
                 "a machine is ready"
             );
-            Ok((sender, receiver, lost))
+            Ok((sender, receiver, lost, origin))
         };
         match ready.await {
-            Ok((sender, receiver, lost)) => {
+            Ok((sender, receiver, lost, origin)) => {
+                self.tally.came_up(origin, begun.elapsed());
+                place.is_ready();
                 Ok(Agent { id, sender, receiver, lost, place: Box::new(place), shares_files: false })
             }
             Err(error) => {
+                let took_all = crate::Place::ran_out_of_memory(&place);
                 crate::Place::destroy(Box::new(place)).await;
-                Err(console.explain(error).await)
+                let error = console.explain(error).await;
+                if took_all {
+                    let mib = bounds::memory_mib(&self.settings);
+                    return Err(PrepareError::OutOfMemory { error: error.to_string(), mib });
+                }
+                Err(error)
             }
         }
     }

@@ -1,10 +1,11 @@
-//! Where a machine lives: its monitor's process, its network, its user and its folder.
+//! Where a machine lives: its monitor's process and control group, its network, its user and its folder.
 //!
 //! ```text
-//! made --a monitor is watched--> running --killed or ended--> ending --reaped--> network, folder, user given back
+//! made --a monitor is watched--> running --killed or ended--> ending --reaped--> network, folder, group, user given back
 //! ```
 //! Nothing of it is given back before the monitor is gone: somebody else would get what it still uses.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use tracing::warn;
 use super::firecracker::User;
 use super::network::Attached;
 use super::reclaim::Note;
-use crate::cgroup::{Cgroups, Resources};
+use super::tally::{Counted, State, Stay};
+use crate::cgroup::{Cgroup, Cgroups, Resources};
 use crate::child::WatchedChild;
 use crate::{Place, process};
 
@@ -35,6 +37,8 @@ pub(super) const GONE: Duration = Duration::from_secs(10);
 pub(super) struct MachinePlace {
     id: String,
     monitor: WatchedChild,
+    /// What it may take whatever its workload asks for.
+    bounds: Resources,
     left: Option<Left>,
     /// Where what is given back is counted, so that a node can wait for it.
     ending: TaskTracker,
@@ -46,12 +50,20 @@ struct Left {
     folder: PathBuf,
     user: Option<User>,
     network: Option<Slot>,
+    group: Option<Cgroup>,
+    stay: Stay,
 }
 
 impl MachinePlace {
-    pub(super) fn new(id: String, folder: PathBuf, cgroups: Option<Arc<Cgroups>>, ending: TaskTracker) -> Self {
-        let left = Some(Left { id: id.clone(), folder, user: None, network: None });
-        Self { id: id.clone(), monitor: WatchedChild::new(id, cgroups), left, ending }
+    pub(super) fn new(
+        id: String,
+        folder: PathBuf,
+        cgroups: Option<Arc<Cgroups>>,
+        ending: TaskTracker,
+        stay: Stay,
+    ) -> Self {
+        let left = Some(Left { id: id.clone(), folder, user: None, network: None, group: None, stay });
+        Self { id: id.clone(), monitor: WatchedChild::new(id, cgroups), bounds: Resources::default(), left, ending }
     }
 
     pub(super) fn id(&self) -> &str {
@@ -84,6 +96,19 @@ impl MachinePlace {
         self.left.as_ref()?.network.as_ref().map(Attached::of)
     }
 
+    /// Its agent has shaken hands.
+    pub(super) fn is_ready(&mut self) {
+        if let Some(left) = &mut self.left {
+            left.stay.turn(State::Running);
+        }
+    }
+
+    /// Bounds the monitor that is to come; gives the files by which it enters its group.
+    pub(super) fn enclose(&mut self, bounds: Resources) -> std::io::Result<Vec<OwnedFd>> {
+        self.bounds = bounds;
+        self.monitor.enclose(&bounds)
+    }
+
     /// Reaps the monitor and tells when it is gone; notes it for a later life of the node.
     pub(super) fn watch(&mut self, monitor: Child, lost: CancellationToken) -> std::io::Result<()> {
         let pid = monitor.id().unwrap_or_default();
@@ -96,7 +121,12 @@ impl MachinePlace {
         if let Some(monitor) = self.monitor.take() {
             let _ = kill_process(monitor, Signal::KILL);
         }
-        let left = self.left.take()?;
+        let mut left = self.left.take()?;
+        left.stay.turn(State::Ending);
+        if self.monitor.ran_out_of_memory() {
+            left.stay.tally().add(Counted::OutOfMemory, 1);
+        }
+        left.group = self.monitor.take_group();
         let watcher = self.monitor.watcher();
         // Without a runtime the node is at its end: its next start finds what is left here.
         let runtime = Handle::try_current().ok()?;
@@ -118,7 +148,11 @@ impl Left {
             warn!(machine = self.id, %error, "the network of a machine stays until the next start");
         }
         process::remove_tree(&self.folder);
+        if let Some(group) = self.group {
+            group.remove().await;
+        }
         drop(self.user);
+        drop(self.stay);
     }
 }
 
@@ -132,7 +166,12 @@ impl Place for MachinePlace {
     }
 
     fn bound(&mut self, resources: &Resources) -> std::io::Result<()> {
-        self.monitor.bound(resources)
+        // What the workload asked for is what it takes from now on, beside what its machine took to get here; never more than
+        // the machine has anyway.
+        let asked = resources.memory_bytes;
+        let from_now = asked.map(|asked| asked.saturating_add(self.monitor.memory_bytes().unwrap_or_default()));
+        let memory_bytes = from_now.map(|from_now| from_now.min(self.bounds.memory_bytes.unwrap_or(u64::MAX)));
+        self.monitor.bound(&Resources { memory_bytes, ..*resources })
     }
 
     fn ran_out_of_memory(&self) -> bool {

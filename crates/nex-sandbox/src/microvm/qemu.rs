@@ -188,21 +188,10 @@ mod tests {
     #[test]
     fn the_root_image_is_only_read_and_commas_do_not_end_a_path() {
         let settings = MachineSettings {
-            kernel: "/k".into(),
-            initrd: None,
             root_image: "/images/a,b.ext4".into(),
-            memory_mib: 256,
-            vcpus: 2,
-            scratch: ScratchSpace::Memory { mib: 64 },
-            network: None,
-            rate_limiter: None,
             boot_arguments: "noxsave".into(),
-            machines_dir: "/m".into(),
-            boot_timeout: Duration::from_secs(1),
-            start_timeout: Duration::from_secs(1),
-            prestart: None,
             log_filter: "warn, nex=debug".into(),
-            cgroups: None,
+            ..MachineSettings::for_tests(Path::new("/m"))
         };
         let qemu = Qemu::new("/q".into(), Accelerator::Tcg);
         let command = qemu.command(&settings, Path::new("/m/id"), None);

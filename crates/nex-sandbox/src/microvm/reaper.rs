@@ -1,16 +1,17 @@
 //! A process of its own that ends a node's machines when the node is killed.
 //!
 //! ```text
-//! waiting for the end of a pipe that the node holds --the node ended, however--> monitors killed -> gone
+//! waiting for the end of a pipe that the node holds --the node ended, however--> monitors killed, their groups removed -> gone
 //! ```
 //! The kernel kills QEMU and an unjailed Firecracker with their node. A jailed one it does not: that order is forgotten when a
 //! program becomes another user, and a guest that hangs does not notice that its link is closed. The reaper needs no timer and
 //! heeds no signal that asks it to end, which a whole group of processes may get: the kernel closes the pipe of whoever ends.
-//! It only kills; folders and networks are left to the next start, which may be there already.
+//! It kills, and removes the control groups of what it killed, whose names nobody will have again; folders and networks are
+//! left to the next start, which may be there already.
 
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -47,8 +48,9 @@ impl Drop for Reaper {
     }
 }
 
-/// Waits until nobody holds the other end of `node`, then kills the machines in this folder.
-pub fn reap(mut node: impl Read, machines: &Path) {
+/// Waits until nobody holds the other end of `node`, then kills the machines in this folder and removes their groups from
+/// these.
+pub fn reap(mut node: impl Read, machines: &Path, groups: &[PathBuf]) {
     let _deaf = deaf();
     let mut byte = [0];
     // Nothing is ever written; whatever it says, a read that ends for good is the end.
@@ -56,7 +58,7 @@ pub fn reap(mut node: impl Read, machines: &Path) {
         Ok(read) => read > 0,
         Err(error) => error.kind() == io::ErrorKind::Interrupted,
     } {}
-    reclaim::kill(machines);
+    reclaim::kill(machines, groups);
 }
 
 /// Takes the signals that ask a program to end, and does nothing about them.

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tracing::{info, warn};
 
-use crate::process;
+use crate::{cgroup, process};
 
 /// File in the folder of a machine.
 const FILE: &str = "monitor.pid";
@@ -83,9 +83,14 @@ fn kill_all(machines: &Path) -> Vec<(Option<OwnedFd>, PathBuf)> {
     folders.map(|folder| (known(&folder).and_then(Note::kill), folder)).collect()
 }
 
-/// Kills all monitors in the folder of machines. Their folders stay.
-pub(super) fn kill(machines: &Path) {
-    drop(kill_all(machines));
+/// Kills all monitors in the folder of machines. Their folders stay; their control groups, which have their names in these
+/// folders of a node, do not.
+pub(super) fn kill(machines: &Path, groups: &[PathBuf]) {
+    let killed = kill_all(machines);
+    let until = Instant::now() + GONE;
+    let ended = killed.into_iter().filter(|(process, _)| process.as_ref().is_some_and(|process| ends(process, until)));
+    let names: Vec<_> = ended.filter_map(|(_, folder)| Some(folder.file_name()?.to_owned())).collect();
+    cgroup::remove_of(groups, &names);
 }
 
 /// Ends and removes everything in the folder of machines. A machine that does not end keeps its folder.

@@ -29,7 +29,7 @@ impl Blank {
     /// What the system says, or `mke2fs`.
     pub(super) fn make(folder: &Path, mib: u64) -> io::Result<Self> {
         crate::process::make_dir(folder)?;
-        let path = folder.join(format!("blank-{mib}.ext4"));
+        let path = folder.join(blank_name(mib));
         if path.exists() {
             return Ok(Self(path));
         }
@@ -55,6 +55,17 @@ impl Blank {
     pub(super) fn copy_to(&self, target: &Path) -> io::Result<()> {
         copy(&self.0, target)
     }
+}
+
+/// What the empty drive of a size is called.
+pub(super) fn blank_name(mib: u64) -> String {
+    format!("blank-{mib}.ext4")
+}
+
+/// Whether a file was named by [`blank_name`], or is an attempt at such a drive.
+pub(super) fn is_blank_name(name: &str) -> bool {
+    let size = name.strip_suffix(".ext4").or_else(|| name.strip_suffix(".new"));
+    size.and_then(|name| name.strip_prefix("blank-")).is_some_and(|size| size.parse::<u64>().is_ok())
 }
 
 /// Copies a file with its holes; where the file system can, without copying at all.

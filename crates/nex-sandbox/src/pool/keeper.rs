@@ -106,7 +106,8 @@ impl<S: Sandbox> Keeper<S> {
         self.ready.retain(|agent| {
             let lost = agent.lost.is_cancelled();
             if lost {
-                warn!(agent = %agent.id, "an agent was lost while it waited in the pool; it is replaced");
+                let out_of_memory = agent.place.ran_out_of_memory();
+                warn!(agent = %agent.id, out_of_memory, "an agent was lost while it waited in the pool; it is replaced");
             }
             !lost
         });

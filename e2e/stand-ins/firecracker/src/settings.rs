@@ -21,6 +21,7 @@ struct Written {
     births: Option<PathBuf>,
     allow_no_seccomp: bool,
     boot_ms: Option<u64>,
+    metrics_ms: Option<u64>,
     faults: Faults,
 }
 
@@ -37,6 +38,8 @@ pub struct Settings {
     pub allow_no_seccomp: bool,
     /// Time from the start of the instance to a guest that listens.
     pub boot_ms: u64,
+    /// Time between two lines of metrics.
+    pub metrics_ms: u64,
     /// What goes wrong.
     pub faults: Faults,
 }
@@ -51,6 +54,8 @@ pub struct Faults {
     pub die_during_boot: bool,
     /// Ends this long after the agent was started.
     pub die_after_ms: Option<u64>,
+    /// The monitor takes memory without end, this long after the agent was started.
+    pub eat_memory_after_ms: Option<u64>,
     /// The vsock device is accepted, and its socket never made.
     pub never_bind_vsock: bool,
     /// `CONNECT` gets no answer.
@@ -107,6 +112,7 @@ impl Settings {
             births: written.births,
             allow_no_seccomp: written.allow_no_seccomp,
             boot_ms: written.boot_ms.unwrap_or(30),
+            metrics_ms: written.metrics_ms.unwrap_or(60_000),
             faults: written.faults,
         })
     }

@@ -57,6 +57,7 @@ fn machines(config: &Config, nameservers: &[IpAddr]) -> Machines {
             ),
             jailer: program(config, "jailer", "jailer_path", named(config.jailer_path.as_ref(), "NEX_JAILER")),
             jailed: !config.no_jailer,
+            shared_users: nex_node::weakened::foreign_users(config).iter().map(ToString::to_string).collect(),
         },
         Vmm::Qemu => {
             let name = if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nex_protocol::WorkloadType;
 use nex_sandbox::PoolStatus;
+use nex_sandbox::microvm::Counts;
 
 use super::*;
 use crate::config::MachineTemplate;
@@ -52,6 +53,8 @@ fn full() -> Snapshot {
             function("resize", 1),
         ],
         in_machines: true,
+        machines: Some(Counts { running: 11, ..Counts::default() }),
+        counts_in_monitors: true,
         pool: PoolStatus { ready: 2, target: 3, claims: 4, misses: 1, failures: 7, lost: 8, ..PoolStatus::default() },
         pending_bytes: 4096,
         requests: vec![Requests { endpoint: "PING", all: 3, refused: 1, took: Duration::from_millis(1500) }],
@@ -136,7 +139,8 @@ fn every_series_has_one_sample_under_its_description_and_counters_end_with_total
 fn a_node_without_workloads_and_machines_tells_of_none() {
     let text = Snapshot::default().to_string();
     has(&text, "nex_vm_count 0");
-    for name in ["nex_function", "nex_workload", "nex_total", "nex_deployed", "nex_control", "process_"] {
+    for name in ["nex_function", "nex_workload", "nex_total", "nex_deployed", "nex_control", "nex_machine", "process_"]
+    {
         assert!(!text.contains(name), "{name} in:\n{text}");
     }
 }

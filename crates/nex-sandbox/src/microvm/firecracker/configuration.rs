@@ -56,6 +56,7 @@ pub(super) async fn configure(
     api: &mut Api,
     settings: &MachineSettings,
     tap: Option<&str>,
+    reports_free_pages: bool,
 ) -> Result<(), PrepareError> {
     let limiter = settings.rate_limiter;
     let size = model::MachineConfiguration { vcpu_count: settings.vcpus, mem_size_mib: settings.memory_mib };
@@ -89,7 +90,13 @@ pub(super) async fn configure(
     api.put("/vsock", &model::Vsock { guest_cid: GUEST_CID, uds_path: VSOCK }).await?;
     api.put("/entropy", &model::Entropy {}).await?;
     // Empty: for who wants to take memory back from outside. A guest in need gets it before it would kill a process.
-    let balloon = model::Balloon { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s: 0 };
+    // Asked to, its driver tells which memory the guest has freed, and Firecracker gives that back to the host.
+    let balloon = model::Balloon {
+        amount_mib: 0,
+        deflate_on_oom: true,
+        stats_polling_interval_s: 0,
+        free_page_reporting: reports_free_pages.then_some(true),
+    };
     api.put("/balloon", &balloon).await
 }
 

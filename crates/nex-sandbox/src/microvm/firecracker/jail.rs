@@ -143,9 +143,7 @@ impl Root {
 /// A copy of a file on the file system of the machines, made once and shared by all of them. Takes as long as copying takes;
 /// two at a time would both copy.
 fn brought_over(file: &Path, shared: &Path) -> io::Result<PathBuf> {
-    let meta = fs::metadata(file)?;
-    let name = format!("{:x}-{:x}-{:x}-{:x}", meta.dev(), meta.ino(), meta.size(), meta.mtime_nsec() ^ meta.mtime());
-    let copy = shared.join(name);
+    let copy = shared.join(copy_name(&fs::metadata(file)?));
     if !copy.exists() {
         fs::create_dir_all(shared)?;
         // One name for all attempts: what a killed node has left of one is written over.
@@ -155,6 +153,17 @@ fn brought_over(file: &Path, shared: &Path) -> io::Result<PathBuf> {
         fs::rename(&aside, &copy)?;
     }
     Ok(copy)
+}
+
+/// What the copy of a file is called: what tells it from all others, and from what it was before it was changed.
+pub(in crate::microvm) fn copy_name(meta: &fs::Metadata) -> String {
+    format!("{:x}-{:x}-{:x}-{:x}", meta.dev(), meta.ino(), meta.size(), meta.mtime_nsec() ^ meta.mtime())
+}
+
+/// Whether a file was named by [`copy_name`], or is an attempt at such a copy.
+pub(in crate::microvm) fn is_copy_name(name: &str) -> bool {
+    let parts: Vec<&str> = name.strip_suffix(".new").unwrap_or(name).split('-').collect();
+    parts.len() == 4 && parts.iter().all(|part| u64::from_str_radix(part, 16).is_ok())
 }
 
 /// User ids of this range that processes have now, whoever they are: no machine is to share one with a stranger.

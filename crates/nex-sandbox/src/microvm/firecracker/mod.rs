@@ -11,6 +11,7 @@
 mod api;
 mod configuration;
 mod fault;
+mod foreign;
 pub mod jail;
 mod metrics;
 pub mod model;
@@ -18,6 +19,7 @@ mod release;
 mod snapshot;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,10 +35,12 @@ use tracing::{debug, info, warn};
 
 use super::folder::Folder;
 use super::network::Attached;
-use super::{MachineSettings, ScratchSpace, birth, prepare};
+use super::tally::{Origin, Tally};
+use super::{MachineSettings, ScratchSpace, birth, bounds, prepare};
 use crate::PrepareError;
 use api::Api;
 use configuration::{boot_arguments, configure, create, fill, load, share};
+pub use foreign::{Given, given_ids};
 pub(super) use jail::User;
 use jail::{JailSettings, Root, Users};
 pub use release::release;
@@ -61,6 +65,8 @@ pub struct FirecrackerSettings {
     pub jail: Option<JailSettings>,
     /// Folder for snapshots; without one every machine boots.
     pub snapshots: Option<PathBuf>,
+    /// Whether guests report the memory they have freed, which goes back to the host then. Takes release 1.14.
+    pub free_page_reporting: bool,
 }
 
 /// Firecracker cannot be used.
@@ -94,8 +100,22 @@ pub struct Firecracker {
     release: String,
     jail: Option<(PathBuf, Arc<Users>)>,
     snapshots: Option<Arc<Snapshots>>,
+    reports_free_pages: bool,
     /// One machine after the other is given what they share: who is the first may have to copy it.
     sharing: Arc<Mutex<()>>,
+}
+
+/// What a monitor is started in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Berth<'b> {
+    /// Name of the machine.
+    pub(super) id: &'b str,
+    /// Its folder.
+    pub(super) folder: &'b Path,
+    /// The user it runs as; none without a jail.
+    pub(super) user: Option<u32>,
+    /// Its network, when it has one.
+    pub(super) network: Option<&'b Attached>,
 }
 
 /// A machine whose monitor was started and told nothing yet.
@@ -108,6 +128,13 @@ pub(super) struct Machine {
     key: Key,
     plan: Plan,
     tap: Option<String>,
+}
+
+impl Machine {
+    /// How it is to come up.
+    pub(super) fn origin(&self) -> Origin {
+        if matches!(self.plan, Plan::Restore(_)) { Origin::Snapshot } else { Origin::Kernel }
+    }
 }
 
 impl Firecracker {
@@ -125,7 +152,18 @@ impl Firecracker {
             return Err(FirecrackerError::NotRoot);
         }
         let jail = settings.jail.map(|jail| (jail.program.clone(), Users::new(&jail)));
-        Ok(Self { program, release, jail, snapshots: settings.snapshots.map(Snapshots::open), sharing: Arc::default() })
+        let reports_free_pages = settings.free_page_reporting && release::reports_free_pages(&release);
+        if settings.free_page_reporting && !reports_free_pages {
+            warn!(release, "free_page_reporting takes Firecracker 1.14: memory that guests free stays theirs");
+        }
+        Ok(Self {
+            program,
+            release,
+            reports_free_pages,
+            jail,
+            snapshots: settings.snapshots.map(Snapshots::open),
+            sharing: Arc::default(),
+        })
     }
 
     /// The same for machines that differ, with snapshots of their own.
@@ -135,8 +173,14 @@ impl Firecracker {
             release: self.release.clone(),
             jail: self.jail.clone(),
             snapshots: self.snapshots.as_ref().map(|snapshots| snapshots.beside(vcpus, memory_mib)),
+            reports_free_pages: self.reports_free_pages,
             sharing: Arc::clone(&self.sharing),
         }
+    }
+
+    /// Files of all snapshots, of other sizes, too.
+    pub(super) fn snapshot_files(&self) -> Vec<PathBuf> {
+        self.snapshots.as_ref().map(|snapshots| snapshots.files()).unwrap_or_default()
     }
 
     /// A user for another machine; none without a jail.
@@ -152,12 +196,11 @@ impl Firecracker {
     pub(super) async fn start(
         &self,
         settings: &MachineSettings,
-        id: &str,
-        folder: &Path,
-        user: Option<u32>,
-        network: Option<&Attached>,
+        berth: &Berth<'_>,
+        entrances: Vec<OwnedFd>,
         until: Instant,
     ) -> Result<(Child, Machine), PrepareError> {
+        let Berth { id, folder, user, network } = *berth;
         let system = |what: &str| {
             let what = what.to_owned();
             move |source| PrepareError::System { what, source }
@@ -170,7 +213,8 @@ impl Firecracker {
         // First, so that the snapshot is looked for by what this machine has: a file may be replaced at any time.
         let shared = {
             let (settings, tap, sharing) = (settings.clone(), tap.clone(), Arc::clone(&self.sharing));
-            let told = format!("{} {}", self.release, boot_arguments(&settings));
+            let reports = if self.reports_free_pages { "free pages reported" } else { "" };
+            let told = format!("{} {} {reports}", self.release, boot_arguments(&settings));
             // A file of another file system is copied.
             spawn_blocking(move || {
                 let _one = sharing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -188,6 +232,7 @@ impl Firecracker {
         fill(&root, settings, snapshot).map_err(system("cannot fill the machine's root"))?;
         let pipe = metrics::make(&root).map_err(system("cannot make a pipe for metrics"))?;
         let mut command = self.command(id, folder, &root, user, network);
+        bounds::enter(&mut command, entrances);
         let child = command.spawn().map_err(|source| {
             let program = self.jail.as_ref().map_or(&self.program, |(jailer, _)| jailer);
             PrepareError::System { what: format!("cannot start {}", program.display()), source }
@@ -232,6 +277,7 @@ impl Firecracker {
         &self,
         settings: &MachineSettings,
         machine: Machine,
+        tally: Arc<Tally>,
         until: Instant,
         lost: &CancellationToken,
     ) -> Result<UnixStream, PrepareError> {
@@ -239,7 +285,7 @@ impl Firecracker {
         let folder = Folder::open(&root.path)
             .map_err(|source| PrepareError::System { what: "cannot open the machine's root".into(), source })?;
         let mut api = Api::over(folder.connect(API, until, lost).await?, until).await?;
-        metrics::follow(pipe, &id, lost.clone());
+        metrics::follow(pipe, &id, tally, lost.clone());
         api.put("/metrics", &model::Metrics { metrics_path: metrics::PIPE }).await?;
         if matches!(plan, Plan::Restore(_)) {
             let begun = Instant::now();
@@ -264,7 +310,7 @@ impl Firecracker {
                 }
             };
         }
-        configure(&mut api, settings, tap.as_deref()).await?;
+        configure(&mut api, settings, tap.as_deref(), self.reports_free_pages).await?;
         api.start().await?;
         let link = guest(&folder, until, lost).await?;
         let Plan::BootAndTake(mut taking) = plan else { return Ok(link) };

@@ -59,6 +59,9 @@ pub(super) struct Balloon {
     pub(super) amount_mib: u64,
     pub(super) deflate_on_oom: bool,
     pub(super) stats_polling_interval_s: u64,
+    /// Releases before 1.14 do not know it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) free_page_reporting: Option<bool>,
 }
 
 /// `PUT /metrics`

@@ -8,6 +8,9 @@ use super::FirecrackerError;
 /// The oldest release that is spoken to.
 const OLDEST: Version = Version { major: 1, minor: 7 };
 
+/// The first that can have a guest report the memory it has freed.
+const REPORTS_FREE_PAGES: Version = Version { major: 1, minor: 14 };
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Version {
     major: u32,
@@ -17,9 +20,17 @@ struct Version {
 /// The release in what `firecracker --version` prints.
 fn version(printed: &str) -> Option<(String, Version)> {
     let text = printed.split_ascii_whitespace().find_map(|word| word.strip_prefix('v').filter(|v| v.contains('.')))?;
+    Some((text.to_owned(), number(text)?))
+}
+
+fn number(text: &str) -> Option<Version> {
     let mut parts = text.split('.');
-    let version = Version { major: parts.next()?.parse().ok()?, minor: parts.next()?.parse().ok()? };
-    Some((text.to_owned(), version))
+    Some(Version { major: parts.next()?.parse().ok()?, minor: parts.next()?.parse().ok()? })
+}
+
+/// Whether this release, as [`release`] gives it, can have a guest report the memory it has freed.
+pub(super) fn reports_free_pages(release: &str) -> bool {
+    number(release).is_some_and(|version| version >= REPORTS_FREE_PAGES)
 }
 
 /// The release of a Firecracker program.
@@ -56,5 +67,6 @@ mod tests {
         assert!(version("Firecracker v1.6.0").unwrap().1 < OLDEST);
         assert!(version("Firecracker v1.17.0-dev").unwrap().1 > OLDEST);
         assert!(version("something else").is_none());
+        assert!(reports_free_pages("1.14.0") && reports_free_pages("2.0.1-dev") && !reports_free_pages("1.13.2"));
     }
 }

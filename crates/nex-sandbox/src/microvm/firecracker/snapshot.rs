@@ -110,6 +110,16 @@ impl Snapshots {
         Self::open(sized(&self.folder, vcpus, memory_mib))
     }
 
+    /// The files of these snapshots and of those in the folders beside this one that were made for other sizes.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let read = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let name = self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let is_ours = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&name));
+        let folders = self.folder.parent().into_iter().flat_map(read).filter(is_ours);
+        let snapshots = folders.flat_map(|folder| read(&folder).collect::<Vec<_>>());
+        snapshots.flat_map(|snapshot| [snapshot.join(STATE), snapshot.join(MEMORY)]).collect()
+    }
+
     fn path(&self, key: &Key) -> PathBuf {
         self.folder.join(&key.0)
     }

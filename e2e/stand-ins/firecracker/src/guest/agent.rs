@@ -59,6 +59,16 @@ pub(super) async fn run(
             std::process::exit(1);
         });
     }
+    if let Some(after) = faults.eat_memory_after_ms {
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(after));
+            let mut eaten = Vec::new();
+            loop {
+                // Written to: what is only asked for takes nothing.
+                eaten.push(vec![1_u8; 1 << 20]);
+            }
+        });
+    }
     let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     let (mut watched, mut stopped) = (true, false);
     let status = loop {

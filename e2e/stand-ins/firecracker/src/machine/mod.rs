@@ -16,6 +16,7 @@ mod tap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -43,6 +44,26 @@ pub(crate) struct Machine {
     metrics: Option<File>,
     serial: Option<File>,
     fatal: Option<i32>,
+}
+
+/// Writes lines of metrics as Firecracker does: each counts from the one before, but for system calls that were refused.
+async fn tell_metrics(mut file: File, every_ms: u64) {
+    let line = json!({
+        "utc_timestamp_ms": 0,
+        "block": { "read_bytes": 4096, "write_bytes": 512, "rate_limiter_throttled_events": 1, "event_fails": 0 },
+        "block_root": { "read_bytes": 4096 },
+        "net": { "rx_bytes_count": 0, "tx_bytes_count": 0, "rx_rate_limiter_throttled": 0, "tx_rate_limiter_throttled": 0 },
+        "vsock": { "rx_bytes_count": 100, "tx_bytes_count": 50, "muxer_event_fails": 0 },
+        "seccomp": { "num_faults": 0 },
+        "vcpu": { "failures": 0 },
+    });
+    loop {
+        tokio::time::sleep(Duration::from_millis(every_ms)).await;
+        // Nobody may read them.
+        if writeln!(file, "{line}").is_err() {
+            return;
+        }
+    }
 }
 
 impl Machine {
@@ -173,7 +194,10 @@ impl Machine {
                 if self.metrics.is_some() {
                     return Err(refused("Reinitialization of metrics not allowed.".to_owned()));
                 }
-                self.metrics = Some(self.open_output(&metrics.metrics_path).map_err(|e| refused(e.to_string()))?);
+                let file = self.open_output(&metrics.metrics_path).map_err(|e| refused(e.to_string()))?;
+                let own = file.try_clone().map_err(|e| refused(e.to_string()))?;
+                tokio::spawn(tell_metrics(own, self.settings.metrics_ms));
+                self.metrics = Some(file);
             }
             Action::Serial(serial) => {
                 self.serial = match serial.serial_out_path {
