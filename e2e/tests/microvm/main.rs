@@ -177,7 +177,9 @@ async fn machines_that_a_killed_node_left_are_ended_by_the_next_and_workloads_co
     };
     tokio::time::timeout(boot(), back).await.context("the function is back")?;
     assert_eq!(world.info().await?.machines[0].id, function.id);
+    // It lives in the folder of the one before, which goes with that one.
     std::mem::swap(&mut world.node, &mut again);
+    assert_eq!(world.node.terminate().await?.code(), Some(0));
     Ok(())
 }
 
