@@ -15,11 +15,12 @@ use node::{Hosts, Node};
 
 const FOUND: Result<HostReply, nex_protocol::link::host::HostError> = Ok(HostReply::Revision { revision: 1 });
 
-/// Finds the pipe that the worker writes to, which is the last that was opened, and writes into it.
+/// Writes into whatever takes it, from the last that was opened on, down to the pipe that is only read: right before that
+/// was the one that the worker writes to.
 const GARBAGE: &str = "import net from 'node:net'; async function garbage() {
-    for (let fd = 200; fd > 2; fd--) { try { const pipe = new net.Socket({ fd, readable: false, writable: true });
-      pipe.on('error', () => {}); return await new Promise((ok) => pipe.write('GET / HTTP/1.1\\r\\n\\r\\n', ok));
-    } catch {} } }\n";
+    for (let fd = 200; fd > 2; fd--) { let pipe; try { pipe = new net.Socket({ fd, readable: false, writable: true }) }
+      catch { continue } const failed = await new Promise((ok) => { pipe.on('error', ok);
+      pipe.write('GET / HTTP/1.1\\r\\n\\r\\n', ok) }); if (failed) return } }\n";
 
 /// Answers the node's part of a question about a worker, once it is asked.
 async fn tell_waits(node: &mut Node, waits: Waits) {
@@ -223,7 +224,8 @@ async fn a_worker_whose_answer_never_comes_is_replaced_after_its_deadline() {
 async fn what_a_function_writes_into_the_pipe_reaches_the_node_and_nobody_else() {
     let source = format!("{GARBAGE}export default (s, p) => p.length ? garbage() : hostServices.kv.get('k')");
     let mut node = direct(&source, Hosts::Test).await;
-    assert_eq!(node.call(1, "garbage").await.as_deref(), Ok(""));
+    // It may have hit the agent's stream too, and is replaced then.
+    let _ = node.call(1, "garbage").await;
     let heard = node.direct().bytes().await;
     assert!(heard.starts_with(b"GET / HTTP/1.1"), "{heard:?}");
     // What a node does then.

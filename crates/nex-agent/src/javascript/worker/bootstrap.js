@@ -126,18 +126,19 @@ const onFirstUse = (name) => {
 };
 const theTimer = onFirstUse("setTimeout");
 // Whether it is started before there is a function for it: then nobody waits while it makes what a function may need.
-const waits = Deno.args[0] === "waits";
+const waits = Deno.args.at(-1) === "waits";
 
 // The answers to synchronous host calls have a way of their own, a named pipe that is read only while such a call
 // waits: a read of stdin is pending most of the time, and Deno has no second one beside it. Where there are two more
 // pipes, they are the direct way to the node. The permissions to open these pipes are the only ones this process ever
 // has, and end here.
-const [answers, directAnswers, directAsks] = Deno.args.slice(1).map((path, at) => {
+const pipes = waits ? Deno.args.slice(0, -1) : Deno.args;
+const [answers, directAnswers, directAsks] = pipes.map((path, at) => {
   return Deno.openSync(path, { read: at < 2, write: at === 2 });
 });
 for (const name of ["read", "write"]) {
   Deno.permissions.revokeSync({ name });
-  for (const path of Deno.args.slice(1)) {
+  for (const path of pipes) {
     Deno.permissions.revokeSync({ name, path });
     if (Deno.permissions.querySync({ name, path }).state === "granted") exit(70);
   }
