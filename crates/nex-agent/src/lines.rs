@@ -13,6 +13,7 @@ use nex_protocol::log::Level;
 use tokio::io::Interest;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
+use tokio::task::coop::consume_budget;
 
 /// Longest line, bytes.
 pub(crate) const LONGEST: usize = 16 << 10;
@@ -87,6 +88,7 @@ pub(crate) async fn log(node: &Sender<ToNode>, level: Level, text: &str) {
     lines.push(text.as_bytes(), |line| found.push(line));
     found.extend(lines.finish());
     for text in found {
+        consume_budget().await;
         if node.send(ToNode::Log { level, text }).await.is_err() {
             return;
         }
@@ -129,6 +131,8 @@ pub(crate) async fn forward(
         };
         lines.push(buffer.get(..read).unwrap_or_default(), |line| found.push(line));
         for text in found.drain(..) {
+            // Whoever has lines all the time, and a link that takes them, would leave the thread to nobody.
+            consume_budget().await;
             if wanted(&text) {
                 // Nobody to tell it to; the workload is about to be ended, but must not block on a full pipe until then.
                 let _ = node.send(ToNode::Log { level, text }).await;
@@ -152,7 +156,31 @@ pub(crate) async fn forward(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nex_protocol::link::frame::MAX_LINK_FRAME;
+    use nex_protocol::link::message::ToAgent;
     use proptest::prelude::*;
+
+    /// Few enough that a link that is read takes them all at once.
+    const FLOOD: usize = 600;
+
+    #[tokio::test]
+    async fn a_flood_of_lines_leaves_the_thread_to_others_too() {
+        let (near, mut far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let reader = std::thread::spawn(move || std::io::copy(&mut far, &mut std::io::sink()));
+        let (node, _, _) = nex_link::over_socket::<ToAgent, ToNode>(near, MAX_LINK_FRAME).unwrap();
+        let (pipe, full) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut &full, "x\n".repeat(FLOOD).as_bytes()).unwrap();
+        drop(full);
+        let ended = watch::Sender::new(false);
+        let flood = tokio::spawn(forward(pipe.into(), Level::Info, node, ended.subscribe(), |_| true));
+        let mut turns = 0;
+        while !flood.is_finished() {
+            turns += 1;
+            tokio::task::yield_now().await;
+        }
+        assert!(turns > 3, "{turns}");
+        assert!(reader.join().unwrap().unwrap() > 0);
+    }
 
     fn cut(parts: &[&[u8]]) -> Vec<String> {
         let (mut lines, mut found) = (Lines::default(), Vec::new());
