@@ -36,6 +36,18 @@ async fn asked_for(node: &mut Node, wanted: &str) -> u64 {
     ask.number
 }
 
+/// A function with a call that was given up, and another, 2, that waits for the answer to a question of this number.
+async fn blocked() -> (Node, u64) {
+    let source = "async (s, p) => { if (p.length === 0) return new Promise(() => {});
+        await new Promise((ok) => setTimeout(ok, 20)); return hostServices.kv.get('k') }";
+    let mut node = direct(source, Hosts::Test).await;
+    node.invoke_with(1, vec![], "", 200).await;
+    node.invoke(2, "block").await;
+    let number = asked_for(&mut node, "k").await;
+    assert_eq!(node.reply(1).await.unwrap_err().0, Timeout);
+    (node, number)
+}
+
 #[tokio::test]
 async fn until_the_node_has_opened_the_pipes_calls_go_through_the_agent() {
     let source = "(s, p) => hostServices.kv.get(new TextDecoder().decode(p))";
@@ -144,13 +156,7 @@ async fn half_an_answer_and_the_end_fail_the_call() {
 
 #[tokio::test]
 async fn a_worker_that_waits_for_the_node_is_not_taken_for_stuck() {
-    let source = "async (s, p) => { if (p.length === 0) return new Promise(() => {});
-        await new Promise((ok) => setTimeout(ok, 20)); return hostServices.kv.get('k') }";
-    let mut node = direct(source, Hosts::Test).await;
-    node.invoke_with(1, vec![], "", 200).await;
-    node.invoke(2, "block").await;
-    let number = asked_for(&mut node, "k").await;
-    assert_eq!(node.reply(1).await.unwrap_err().0, Timeout);
+    let (mut node, number) = blocked().await;
     tell_waits(&mut node, Waits { left_ms: Some(20_000), ago_ms: None }).await;
     node.ping(3).await;
     tokio::time::sleep(Duration::from_millis(400)).await;
@@ -160,13 +166,7 @@ async fn a_worker_that_waits_for_the_node_is_not_taken_for_stuck() {
 
 #[tokio::test]
 async fn one_that_had_its_answer_a_moment_ago_gets_time_and_is_asked_about_again() {
-    let source = "async (s, p) => { if (p.length === 0) return new Promise(() => {});
-        await new Promise((ok) => setTimeout(ok, 20)); return hostServices.kv.get('k') }";
-    let mut node = direct(source, Hosts::Test).await;
-    node.invoke_with(1, vec![], "", 200).await;
-    node.invoke(2, "block").await;
-    let number = asked_for(&mut node, "k").await;
-    assert_eq!(node.reply(1).await.unwrap_err().0, Timeout);
+    let (mut node, number) = blocked().await;
     for _ in 0..3 {
         tell_waits(&mut node, Waits { left_ms: None, ago_ms: Some(1) }).await;
     }
