@@ -7,8 +7,7 @@
 //! made, with its limits --a process is put in, or enters by itself before it becomes another program--> in use
 //!   --tightened, any number of times--> in use --everything in it has ended--> removed
 //! ```
-//! Version 2 and
-//! version 1 of the interface are served (<https://docs.kernel.org/admin-guide/cgroup-v2.html>,
+//! Version 2 and version 1 of the interface are served (<https://docs.kernel.org/admin-guide/cgroup-v2.html>,
 //! <https://docs.kernel.org/admin-guide/cgroup-v1/>); where neither may be written to, the reason is kept and told.
 
 use std::ffi::OsString;
@@ -275,9 +274,7 @@ impl Cgroup {
             })
         })
     }
-}
 
-impl Cgroup {
     /// Removes it, and waits for what is still dying in it, within bounds.
     pub(crate) async fn remove(mut self) {
         let until = Instant::now() + DYING;

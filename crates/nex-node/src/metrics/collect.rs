@@ -17,7 +17,6 @@ impl Snapshot {
             node_id: control.node_id.clone(),
             version: env!("CARGO_PKG_VERSION"),
             workloads: shared.table.all().iter().map(|workload| of_workload(workload, &shared.config)).collect(),
-            in_machines: !shared.config.no_sandbox,
             machines: shared.pools.machines(),
             counts_in_monitors: shared.config.vmm == Vmm::Firecracker,
             pool: shared.pools.usual().status(),

@@ -82,7 +82,7 @@ impl Snapshot {
         for (namespace, sums) in &namespaces {
             family.sample(&[("namespace", namespace)], sums.bytes);
         }
-        if self.in_machines {
+        if self.machines.is_some() {
             let help = "Memory of the workloads' microVMs, MiB";
             let mut family = exposition.family("nex_total_memory_allocation_mib_count", Gauge, help);
             for (namespace, sums) in &namespaces {

@@ -20,9 +20,7 @@ pub struct Snapshot {
     pub version: &'static str,
     /// All workloads.
     pub workloads: Vec<Workload>,
-    /// Whether agents are in microVMs.
-    pub in_machines: bool,
-    /// All microVMs, where there are any.
+    /// All microVMs; none where agents are in no such machines.
     pub machines: Option<Counts>,
     /// Whether their monitors count.
     pub counts_in_monitors: bool,

@@ -40,6 +40,7 @@ fn version_one_makes_only_the_groups_that_bound_something() {
     assert!(!root.path().join("memory/nex-t/agent").exists());
     drop(group);
 }
+
 #[test]
 fn a_group_that_somebody_enters_is_tightened_later_by_what_is_named_and_no_more() {
     let root = tempfile::tempdir().unwrap();

@@ -52,7 +52,6 @@ fn full() -> Snapshot {
             function("resize", 10),
             function("resize", 1),
         ],
-        in_machines: true,
         machines: Some(Counts { running: 11, ..Counts::default() }),
         counts_in_monitors: true,
         pool: PoolStatus { ready: 2, target: 3, claims: 4, misses: 1, failures: 7, lost: 8, ..PoolStatus::default() },
