@@ -26,6 +26,7 @@ const SCRIPT: &str = "async (subject, payload) => {
     'kv.get': () => kv.get('key'),
     'kv.get-async': () => async.kv.get('key'),
     'messaging.request': () => messaging.request('bench.echo', 'x'),
+    'messaging.request-async': () => async.messaging.request('bench.echo', 'x'),
   };
   const call = calls[kind], times = [];
   for (let n = 0; n < Number(count); n++) {
@@ -51,10 +52,16 @@ enum Trip {
     Request,
 }
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     Case { what: "JavaScript kv.get", subject: "bench.js", kind: "kv.get", trip: Trip::Get },
     Case { what: "JavaScript kv.get, async", subject: "bench.js", kind: "kv.get-async", trip: Trip::Get },
     Case { what: "JavaScript messaging.request", subject: "bench.js", kind: "messaging.request", trip: Trip::Request },
+    Case {
+        what: "JavaScript messaging.request, async",
+        subject: "bench.js",
+        kind: "messaging.request-async",
+        trip: Trip::Request,
+    },
     Case { what: "component keyvalue get", subject: "bench.wasm.time", kind: "get", trip: Trip::Get },
     Case { what: "component messaging request", subject: "bench.wasm.time", kind: "request", trip: Trip::Request },
 ];

@@ -1,4 +1,4 @@
-//! Synchronous host calls of JavaScript that go to the node past the agent, through the whole system.
+//! Host calls of JavaScript that go to the node past the agent, through the whole system.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here is a failed test")]
 
@@ -69,6 +69,10 @@ async fn calls_keep_their_order_whichever_way_they_go() -> Result<()> {
             const later = [async.messaging.publish('published', String(last++))];
             messaging.publish('published', String(last++));
             later.push(async.messaging.publish('published', String(last++)));
+            // Too large for the short way: what follows takes the long one too, until it has its answer.
+            later.push(async.messaging.publish('published', String(last++).padStart(70000, '0')));
+            later.push(async.messaging.publish('published', String(last++)));
+            messaging.publish('published', String(last++));
             await Promise.all(later);
             messaging.publish('published', String(last++));
             messaging.publish('published', String(last++).padStart(70000, '0'));
@@ -77,7 +81,7 @@ async fn calls_keep_their_order_whichever_way_they_go() -> Result<()> {
     }"#;
     world.function("order", V8, source, "order").await?;
     assert_eq!(body(&world.call("order", ROUNDS.to_string()).await?)?, b"");
-    for expected in 0..ROUNDS * 6 {
+    for expected in 0..ROUNDS * 9 {
         let message = tokio::time::timeout(nex_e2e::PATIENCE, published.next()).await?.unwrap();
         assert_eq!(std::str::from_utf8(&message.payload)?.parse::<usize>()?, expected);
     }
@@ -88,25 +92,80 @@ async fn calls_keep_their_order_whichever_way_they_go() -> Result<()> {
 async fn errors_are_the_same_on_both_ways() -> Result<()> {
     let world = World::start().await?;
     let source = br#"async (s, p) => {
-        const { kv, messaging } = hostServices;
+        const [way, when] = new TextDecoder().decode(p).split(' ');
+        const { kv, messaging } = when === 'later' ? hostServices.async : hostServices;
         const calls = [() => kv.get(''), () => kv.update('k', 'v', 77), () => messaging.request('nobody', 'x'),
           () => messaging.publish('$SYS.x', 'x'), () => messaging.request('silent', 'x', { timeout: 100 })];
-        // An open asynchronous call has the others go through the agent.
-        const open = p.length ? hostServices.async.messaging.request('silent', 'x', { timeout: 3000 }) : null;
-        const seen = calls.map((call) => {
-            try { return call() } catch (e) { return [e.service, e.method, e.code, e.retry, e.message] }
-        });
+        // While one is open that is too large for the short way, the others take the long one.
+        const large = 'x'.repeat(70000);
+        const open = way === 'agent' ? hostServices.async.messaging.request('silent', large, { timeout: 3000 }) : null;
+        const seen = [];
+        for (const call of calls) {
+            try { seen.push(await call()) } catch (e) { seen.push([e.service, e.method, e.code, e.retry, e.message]) }
+        }
         await open?.catch(() => {});
         return seen;
     }"#;
     world.function("errors", V8, source, "errors").await?;
     let _silent = world.nats.subscribe("silent").await?;
     nex_e2e::round_trip(&world.nats).await?;
-    let directly: Value = serde_json::from_slice(body(&world.call("errors", "").await?)?)?;
-    let by_the_agent: Value = serde_json::from_slice(body(&world.call("errors", "x").await?)?)?;
-    assert_eq!(directly, by_the_agent);
+    let directly: Value = serde_json::from_slice(body(&world.call("errors", "node now").await?)?)?;
+    for other in ["node later", "agent now", "agent later"] {
+        let seen: Value = serde_json::from_slice(body(&world.call("errors", other).await?)?)?;
+        assert_eq!(directly, seen, "{other}");
+    }
     let codes: Vec<&Value> = directly.as_array().unwrap().iter().map(|error| &error[2]).collect();
     assert_eq!(json!(codes), json!(["invalid", "conflict", "no-responders", "denied", "timeout"]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn promises_are_kept_at_the_same_time() -> Result<()> {
+    const AT_ONCE: usize = 40;
+    let world = World::start().await?;
+    let mut asked = world.nats.subscribe("gathered").await?;
+    nex_e2e::round_trip(&world.nats).await?;
+    let source = br#"async (s, p) => {
+        const one = (at) => hostServices.async.messaging.request('gathered', String(at));
+        const answers = await Promise.all(Array.from({ length: Number(new TextDecoder().decode(p)) }, (_, at) => one(at)));
+        return answers.map((answer) => new TextDecoder().decode(answer));
+    }"#;
+    world.function("gathers", V8, source, "gathers").await?;
+    // None is answered before all are there, and then the last one first.
+    let (reply, ()) = tokio::join!(world.call("gathers", AT_ONCE.to_string()), async {
+        let mut requests = Vec::new();
+        while requests.len() < AT_ONCE {
+            requests.push(asked.next().await.unwrap());
+        }
+        for request in requests.into_iter().rev() {
+            world.nats.publish(request.reply.unwrap(), request.payload).await.unwrap();
+        }
+    });
+    let answers: Vec<String> = serde_json::from_slice(body(&reply?)?)?;
+    assert!(answers.iter().enumerate().all(|(at, answer)| *answer == at.to_string()), "{answers:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_promise_that_nobody_awaits_is_given_up_with_its_call_and_what_it_published_is_not() -> Result<()> {
+    let world = World::start().await?;
+    let mut published = world.nats.subscribe("published").await?;
+    let _silent = world.nats.subscribe("silent").await?;
+    nex_e2e::round_trip(&world.nats).await?;
+    let source = br#"let told = 'nothing'; (s, p) => {
+        if (p.length) return told;
+        hostServices.async.messaging.request('silent', 'x', { timeout: 60000 }).catch((error) => told = error.message);
+        hostServices.async.messaging.publish('published', 'heard').catch(() => {});
+    }"#;
+    world.function("leaves", V8, source, "leaves").await?;
+    assert_eq!(body(&world.call("leaves", "").await?)?, b"");
+    let heard = tokio::time::timeout(nex_e2e::PATIENCE, published.next()).await?.unwrap();
+    assert_eq!(&heard.payload[..], b"heard");
+    nex_e2e::eventually("it hears of it", async || {
+        let told = world.call("leaves", "x").await;
+        told.is_ok_and(|told| body(&told).is_ok_and(|told| told.ends_with(b"ended before the answer came: await it")))
+    })
+    .await?;
     Ok(())
 }
 

@@ -286,7 +286,7 @@ fn link() {
     frames("link", "to-agent-direct", signs);
     frames("link", "to-node-direct", vec![ToNode::Direct(7), ToNode::DirectWaits(7)]);
     let request = Ok(HostRequest::Kv(KvRequest::Get { key: key() }));
-    frames("link", "direct-ask", vec![Ask { number: 1, call: 7, request, body: body() }]);
+    frames("link", "direct-ask", vec![Ask { number: 1, call: 7, promise: true, request, body: body() }]);
     let answer = Ok(HostReply::Revision { revision: 3 });
     frames("link", "direct-answer", vec![Answer { number: 1, answer, body: body() }]);
     seed("link", "too-long", "\x01", [0xff; 8]);

@@ -78,9 +78,9 @@ async fn a_node_that_offers_no_direct_way_is_not_told_of_one() {
 }
 
 #[tokio::test]
-async fn while_an_asynchronous_call_is_open_the_order_of_calls_is_that_of_the_agent() {
-    let source = "async () => { const kv = hostServices.kv; const first = hostServices.async.kv.set('a', '1');
-        kv.set('b', '2'); await first; kv.set('c', '3'); return 'done' }";
+async fn while_the_agent_has_a_call_the_others_follow_it() {
+    let source = "async () => { const kv = hostServices.kv; const first = hostServices.async.kv.set('a', new Uint8Array(70000));
+        kv.set('b', '2'); const later = hostServices.async.kv.set('d', '4'); await first; await later; kv.set('c', '3'); return 'done' }";
     let mut node = direct(source, Hosts::Test).await;
     node.invoke(1, "").await;
     let (first, _, request) = node.host_call().await;
@@ -88,11 +88,90 @@ async fn while_an_asynchronous_call_is_open_the_order_of_calls_is_that_of_the_ag
     let (second, _, request) = node.host_call().await;
     assert!(matches!(request, HostRequest::Kv(KvRequest::Set { key, .. }) if key == "b"));
     node.host_reply(second, HostReply::Done, "").await;
+    let (later, _, request) = node.host_call().await;
+    assert!(matches!(request, HostRequest::Kv(KvRequest::Set { key, .. }) if key == "d"));
+    node.host_reply(later, HostReply::Done, "").await;
     node.host_reply(first, HostReply::Done, "").await;
     let third = node.asked().await;
     assert!(matches!(third.request, Ok(HostRequest::Kv(KvRequest::Set { key, .. })) if key == "c"));
     node.direct().answer(third.number, Ok(HostReply::Done), "").await;
     assert_eq!(node.reply(1).await.as_deref(), Ok("done"));
+}
+
+#[tokio::test]
+async fn promises_go_directly_too_and_wait_beside_each_other_and_beside_a_call_that_blocks() {
+    let source = "async () => { const { kv, async } = hostServices; const both = [async.kv.get('a'), async.kv.get('b')];
+        const c = kv.get('c'); return [...await Promise.all(both), c].map((value) => new TextDecoder().decode(value)).join() }";
+    let mut node = direct(source, Hosts::Test).await;
+    node.invoke(1, "").await;
+    let mut numbers = Vec::new();
+    for (key, promise) in [("a", true), ("b", true), ("c", false)] {
+        let ask = node.asked().await;
+        assert_eq!((node::functions::key(&ask.request.unwrap()).as_str(), ask.promise), (key, promise));
+        numbers.push(ask.number);
+    }
+    node.direct().answer(numbers[2], FOUND, "third").await;
+    node.direct().resolve(numbers[1], FOUND, vec![b'b'; 300_000]).await;
+    node.direct().resolve(numbers[0], FOUND, "first").await;
+    assert_eq!(node.reply(1).await.unwrap(), format!("first,{},third", "b".repeat(300_000)));
+}
+
+#[tokio::test]
+async fn more_promises_than_may_be_open_wait_for_their_turn() {
+    let source = "async () => (await Promise.all(Array.from({ length: 100 }, (_, at) => hostServices.async.kv.get('k')))).length";
+    let mut node = direct(source, Hosts::Test).await;
+    node.invoke(1, "").await;
+    let mut open = Vec::new();
+    for _ in 0..48 {
+        open.push(asked_for(&mut node, "k").await);
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(100), node.direct().next()).await.is_err());
+    for answered in 0..100 {
+        let number = open.remove(0);
+        node.direct().resolve(number, FOUND, "").await;
+        if answered < 52 {
+            open.push(asked_for(&mut node, "k").await);
+        }
+    }
+    assert_eq!(node.reply(1).await.as_deref(), Ok("100"));
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_fails_the_promises_that_wait_and_the_next_go_through_the_agent() {
+    let source =
+        "async () => { const { kv } = hostServices.async; const tell = (e) => [e.code, e.retry, e.message].join();
+        return [await kv.get('k').catch(tell), String.fromCharCode(...await kv.get('k'))].join('; ') }";
+    let mut node = direct(source, Hosts::Test).await;
+    node.invoke(1, "").await;
+    asked_for(&mut node, "k").await;
+    node.direct = None;
+    let (number, ..) = node.host_call().await;
+    node.host_reply(number, HostReply::Revision { revision: 1 }, "by the agent").await;
+    let text = "unavailable,true,kv.get: the way to the node was closed before the answer came; by the agent";
+    assert_eq!(node.reply(1).await.as_deref(), Ok(text));
+}
+
+#[tokio::test]
+async fn in_a_folder_with_a_long_path_only_calls_that_block_go_directly() {
+    let source = "async () => [hostServices.kv.get('a'), await hostServices.async.kv.get('b')].map((value) => value.length).join()";
+    let mut folder = std::path::PathBuf::new();
+    let mut node = Node::with(|welcome| {
+        folder = welcome.work_dir.join("x".repeat(100));
+        std::fs::create_dir(&folder).unwrap();
+        (welcome.deno, welcome.direct, welcome.work_dir) = (Some(node::deno()), true, folder.clone());
+    })
+    .await;
+    node.hosts = Hosts::Test;
+    let start = node::start(nex_protocol::WorkloadType::V8, node.artifact("function", source));
+    node.start(start).await.unwrap();
+    node.open_direct_in(&folder).await;
+    assert!(node.direct().promises.is_none());
+    node.invoke(1, "").await;
+    let number = asked_for(&mut node, "a").await;
+    node.direct().answer(number, FOUND, "1").await;
+    let (number, ..) = node.host_call().await;
+    node.host_reply(number, HostReply::Revision { revision: 1 }, "22").await;
+    assert_eq!(node.reply(1).await.as_deref(), Ok("1,2"));
 }
 
 #[tokio::test]
@@ -125,7 +204,7 @@ async fn a_pipe_that_closes_fails_the_call_that_waits_and_the_next_goes_through_
     node.invoke(1, "").await;
     asked_for(&mut node, "k").await;
     node.direct = None;
-    let text = "unavailable,true,kv.get: the pipe to the node was closed before the answer came";
+    let text = "unavailable,true,kv.get: the way to the node was closed before the answer came";
     assert_eq!(node.reply(1).await.as_deref(), Ok(text));
     node.invoke(2, "").await;
     let (number, ..) = node.host_call().await;

@@ -168,12 +168,15 @@ async fn a_function_that_changes_what_everybody_uses_still_has_its_frames() {
 }
 
 #[tokio::test]
-async fn the_pipe_for_answers_is_all_that_could_be_read_and_only_before_the_function() {
+async fn nothing_can_be_opened_or_connected_to_by_the_function() {
     let worker = "new Promise((ok, no) => { const w = new Worker(URL.createObjectURL(new Blob([`try {
         Deno.readTextFileSync('worker.js'); postMessage('read') } catch (e) { postMessage(e.name) }`])), { type: 'module' });
         w.onmessage = (e) => ok(e.data); w.onerror = (e) => { e.preventDefault(); ok('error') } })";
     for attempt in [
-        "import('node:fs').then((fs) => fs.openSync('answers', 'r'))",
+        "import('node:fs').then((fs) => fs.openSync('incoming', 'r'))",
+        "import('node:net').then(({ connect }) => new Promise((ok, no) => { const s = connect('incoming', ok); s.on('error', no) }))",
+        "import('node:net').then(({ connect }) => new Promise((ok, no) => { const s = connect(4222, '127.0.0.1', ok); s.on('error', no) }))",
+        "import('node:net').then(({ createServer }) => new Promise((ok, no) => { const s = createServer().listen('x', ok); s.on('error', no) }))",
         "import('node:fs').then((fs) => fs.readFileSync('worker.js'))",
         &format!("{worker}.then((said) => {{ if (said !== 'read') throw new Error(said) }})"),
     ] {

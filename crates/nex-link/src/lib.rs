@@ -93,6 +93,12 @@ pub fn over_socket<In: Message, Out: Message>(
     Ok((sender, Receiver::new(read, limit), written))
 }
 
+/// Opens the sending end of a link alone, over a socket of which nothing is read. Must be called on a runtime.
+pub fn to_socket<Out: Message>(socket: UnixStream) -> Sender<Out> {
+    let (sender, _written) = writer::open(Stream::Socket(socket::write_half(socket)));
+    sender
+}
+
 /// Opens a link over the two halves of any stream. Frames longer than `limit` end it. Must be called on a runtime.
 pub fn open<In: Message, Out: Message>(
     read: impl AsyncRead + Send + Unpin + 'static,

@@ -48,6 +48,11 @@ pub(crate) fn split(socket: UnixStream) -> io::Result<(ReadHalf, WriteHalf)> {
     Ok((ReadHalf { socket: watched(socket.clone(), Interest::READABLE)? }, WriteHalf { socket, room: None }))
 }
 
+/// The half that writes, of a socket that nobody reads.
+pub(crate) fn write_half(socket: UnixStream) -> WriteHalf {
+    WriteHalf { socket: Shared(Arc::new(socket.into())), room: None }
+}
+
 fn watched<T: AsRawFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: the descriptor must stay open and the same while it is registered. What is registered owns it (`OwnedFd`,
     // alone or shared), is never taken out or replaced, and gives the same number all the time.

@@ -1,4 +1,4 @@
-//! A Deno process that may do nothing, with one socket to the agent.
+//! A Deno process that may do nothing, with a socket to the agent for its standard input and output.
 //!
 //! Owns the process, the frames on its socket and what it says on stderr; knows nothing of functions. Tasks belong to it:
 //! the link's writer, a reader that logs log frames and hands on the others, one for stderr; all end with the process.
@@ -12,15 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nex_link::{LinkError, Sender};
-use nex_protocol::link::direct::{ANSWERS, ASKS};
 use nex_protocol::link::message::{Outcome, ToNode};
 use nex_protocol::log::Level;
 use rustix::process::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::answers;
 use super::direct::Direct;
+use super::incoming::{self, Incoming};
 use super::memory;
 use super::protocol::{FromWorker, ToWorker};
 use crate::guard::Groups;
@@ -95,7 +94,7 @@ impl Engine {
     pub(crate) fn uninstall(&self) {
         // Whatever stays is in nobody's way, and gone with the agent.
         let _ = std::fs::remove_file(self.folder.join(MODULE));
-        let _ = std::fs::remove_file(self.folder.join(answers::NAME));
+        let _ = std::fs::remove_file(self.folder.join(incoming::NAME));
         Direct::remove(&self.folder);
         let _ = std::fs::remove_dir(self.folder.join(HOME));
     }
@@ -128,7 +127,7 @@ pub(crate) struct Ended {
 #[derive(Debug)]
 pub(crate) struct Deno {
     group: Group,
-    messages: Sender<ToWorker>,
+    answers: Sender<ToWorker>,
     events: mpsc::Receiver<Event>,
     over: watch::Sender<bool>,
     last_words: LastWords,
@@ -136,24 +135,31 @@ pub(crate) struct Deno {
 }
 
 impl Deno {
-    /// Starts a process that has synchronous calls answered by the pipes that are in its folder. `waits`: it is for a function that
-    /// is not known yet, and whose log what it says until then is not. To be called on the main thread.
-    pub(crate) fn start(engine: &Engine, waits: bool) -> io::Result<Self> {
+    /// Starts a process that hears us on that socket, and may go past us where there is a direct way. `waits`: it is for a
+    /// function that is not known yet, and whose log what it says until then is not. To be called on the main thread.
+    pub(crate) fn start(
+        engine: &Engine,
+        incoming: &Incoming,
+        direct: Option<&Direct>,
+        waits: bool,
+    ) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         let mut command = process::bare(&engine.program, &engine.folder);
-        let (pipes, write): (&[&str], _) = match engine.direct {
-            true => (&[answers::NAME, ANSWERS, ASKS], Some(format!("--allow-write={ASKS}"))),
-            false => (&[answers::NAME], None),
-        };
+        let incoming = incoming.path().display().to_string();
+        let mut opened = vec![incoming.as_str()];
+        for name in direct.into_iter().flat_map(Direct::names) {
+            opened.push(name);
+        }
+        let paths = opened.join(",");
         command
             .args(["run", "-q", "--no-prompt", "--no-config", "--no-lock", "--no-npm", "--no-remote"])
             .arg("--no-code-cache")
             .arg(format!("--v8-flags=--max-old-space-size={}", memory::heap_mib(engine.memory_bytes)))
-            // The pipes and nothing else, and only until the worker has opened them; paths are relative to its folder.
-            .arg(format!("--allow-read={}", pipes.iter().take(2).copied().collect::<Vec<_>>().join(",")))
-            .args(write)
+            // Only until the worker has opened what it needs; paths are relative to its folder. In later releases of Deno
+            // sockets are the network too; earlier ones know no network that is a path.
+            .args([format!("--allow-read={paths}"), format!("--allow-write={paths}"), "--allow-net".to_owned()])
             .arg(engine.folder.join(MODULE))
-            .args(pipes)
+            .args(&opened)
             .args(waits.then_some("waits"))
             .env("HOME", engine.folder.join(HOME))
             .env("DENO_DIR", NOWHERE)
@@ -165,7 +171,7 @@ impl Deno {
         // holds it, and its death ends the stream.
         let mut group = process::spawn(command, Some(memory::data_bytes(engine.memory_bytes)), &engine.groups)?;
         let limit = usize::try_from(largest(engine.memory_bytes).saturating_add(HEAD)).unwrap_or(usize::MAX);
-        let (messages, receiver, _) = nex_link::over_socket::<FromWorker, ToWorker>(ours, limit)?;
+        let (answers, receiver, _) = nex_link::over_socket::<FromWorker, ToWorker>(ours, limit)?;
         let (to_owner, events) = mpsc::channel(EVENTS);
         tokio::spawn(read_messages(receiver, to_owner, engine.node.clone()));
         let (over, last_words) = (watch::Sender::new(false), LastWords::new(!waits));
@@ -181,7 +187,7 @@ impl Deno {
                 }
             })
         });
-        Ok(Self { group, messages, events, over, last_words, stderr })
+        Ok(Self { group, answers, events, over, last_words, stderr })
     }
 
     /// From now on what it says on stderr belongs to a function's log.
@@ -194,9 +200,9 @@ impl Deno {
         self.group.id()
     }
 
-    /// Where its messages go.
-    pub(crate) fn messages(&self) -> &Sender<ToWorker> {
-        &self.messages
+    /// Where calls that block it are answered: on its standard input.
+    pub(crate) fn answers(&self) -> &Sender<ToWorker> {
+        &self.answers
     }
 
     /// The next thing it says. Cancel-safe.

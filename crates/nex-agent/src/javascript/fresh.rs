@@ -6,12 +6,12 @@
 use std::io;
 use std::time::Duration;
 
-use nex_link::LinkError;
+use nex_link::{LinkError, Sender};
 use tokio::time::Instant;
 
-use super::answers::Answers;
 use super::deno::{DYING, Deno, Ended, Engine, Event};
 use super::direct::Direct;
+use super::incoming::Incoming;
 use super::pace::Pace;
 use super::protocol::{FromWorker, ToWorker};
 use super::worker::{Settings, Worker};
@@ -21,14 +21,23 @@ use super::{function, host_calls::HostCalls};
 #[derive(Debug)]
 pub(crate) struct Fresh {
     deno: Deno,
-    answers: Answers,
+    /// Where it connects, until it has.
+    incoming: Option<Incoming>,
     direct: Option<Direct>,
     begun: Instant,
     /// Time it has to become ready, and when that ends.
     within: Duration,
     until: Instant,
-    /// Known once it is ready.
-    pace: Option<Pace>,
+    ready: Option<Ready>,
+}
+
+/// What is known of a worker once it is ready.
+#[derive(Debug, Clone)]
+pub(crate) struct Ready {
+    /// How slow the machine is.
+    pub(crate) pace: Pace,
+    /// Where the worker hears us.
+    pub(crate) messages: Sender<ToWorker>,
 }
 
 /// What keeps a worker from becoming ready, or staying so.
@@ -38,6 +47,8 @@ pub(crate) enum NotReady {
     Late,
     /// It said something else.
     Garbage(Option<LinkError>),
+    /// It said that it is ready and cannot be spoken to.
+    Deaf(io::Error),
     /// It closed its stream or died.
     Closed,
 }
@@ -45,11 +56,12 @@ pub(crate) enum NotReady {
 impl Fresh {
     /// Starts a worker; `waits` when there is no function for it yet. To be called on the main thread.
     pub(crate) fn start(engine: &Engine, waits: bool) -> io::Result<Self> {
-        let answers = Answers::new(&engine.folder)?;
+        let incoming = Incoming::new(&engine.folder)?;
         let direct = if engine.direct { Some(Direct::new(&engine.folder)?) } else { None };
-        let deno = Deno::start(engine, waits)?;
+        let deno = Deno::start(engine, &incoming, direct.as_ref(), waits)?;
         let begun = Instant::now();
-        Ok(Self { deno, answers, direct, begun, within: engine.start, until: begun + engine.start, pace: None })
+        let (incoming, until) = (Some(incoming), begun + engine.start);
+        Ok(Self { deno, incoming, direct, begun, within: engine.start, until, ready: None })
     }
 
     /// Somebody wants it now: it has its whole time from here, for so has who wants it.
@@ -69,15 +81,25 @@ impl Fresh {
     }
 
     /// Waits until it is ready, or finds out that it is no more. Cancel-safe.
-    pub(crate) async fn ready(&mut self) -> Result<Pace, NotReady> {
-        if let Some(pace) = self.pace {
-            return self.deno.event_now().map_or(Ok(pace), |event| Err(broken(event)));
+    pub(crate) async fn ready(&mut self) -> Result<Ready, NotReady> {
+        if let Some(ready) = &self.ready {
+            return self.deno.event_now().map_or_else(|| Ok(ready.clone()), |event| Err(broken(event)));
         }
         match tokio::time::timeout_at(self.until, self.deno.event()).await {
-            Ok(Event::Message(FromWorker::Ready)) => Ok(*self.pace.insert(Pace::of(self.begun.elapsed()))),
+            Ok(Event::Message(FromWorker::Ready)) => {
+                let pace = Pace::of(self.begun.elapsed());
+                let messages = self.connected().map_err(NotReady::Deaf)?;
+                Ok(self.ready.insert(Ready { pace, messages }).clone())
+            }
             Ok(other) => Err(broken(other)),
             Err(_) => Err(NotReady::Late),
         }
+    }
+
+    /// The connection that it has made.
+    fn connected(&mut self) -> io::Result<Sender<ToWorker>> {
+        let incoming = self.incoming.take().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(nex_link::to_socket(incoming.accept()?))
     }
 
     /// Waits for what ends it while nobody wants it. Cancel-safe.
@@ -89,14 +111,19 @@ impl Fresh {
     }
 
     /// Gives it its source. What comes of that is the next thing it says.
-    pub(crate) fn load(self, settings: &Settings) -> Worker {
-        let Self { deno, answers, direct, .. } = self;
+    pub(crate) fn load(self, ready: Ready, settings: &Settings) -> Worker {
+        let Self { deno, direct, .. } = self;
+        let Ready { messages, .. } = ready;
         deno.has_function();
-        let messages = deno.messages();
         // The first message of an empty queue always has room.
         messages.try_send(ToWorker::Load(Box::new(settings.load.clone()), settings.source.clone()));
-        let host_calls = HostCalls::new(settings.host.clone(), messages.clone(), answers, settings.engine.memory_bytes);
-        Worker::new(deno, host_calls, direct)
+        let host_calls = HostCalls::new(
+            settings.host.clone(),
+            messages.clone(),
+            deno.answers().clone(),
+            settings.engine.memory_bytes,
+        );
+        Worker::new(deno, messages, host_calls, direct)
     }
 
     /// Ends one that did not become ready or did not stay so, and says what was wrong with it.
@@ -110,6 +137,7 @@ impl Fresh {
                 let error = error.map_or_else(|| function::UNASKED.to_owned(), |error| error.to_string());
                 format!("Deno started and said something that nobody expects ({error}){words}")
             }
+            NotReady::Deaf(error) => format!("Deno started and cannot be spoken to ({error}){words}"),
             NotReady::Closed => format!("Deno ended while it was started ({status}){words}"),
         }
     }

@@ -18,7 +18,7 @@ use self::replacement::{DEATHS, DEATHS_WITHIN, Death};
 use self::watch::{LOOK, LOOK_IDLE, Probe, number, secret};
 use super::calls::{Calls, Dispatched, Expired, Refused, Settled};
 use super::deno::{EVENTS, Ended, Event};
-use super::fresh::{Fresh, NotReady};
+use super::fresh::{Fresh, NotReady, Ready};
 use super::pace::Pace;
 use super::protocol::FromWorker;
 use super::worker::{Settings, Worker};
@@ -68,7 +68,7 @@ enum Happening {
     Call(Call),
     Worker(Event),
     Direct(DirectSign),
-    Fresh(Result<Pace, NotReady>),
+    Fresh(Result<Ready, NotReady>),
     Deadline,
     Stuck,
     LoadOver,

@@ -17,11 +17,10 @@ use nex_protocol::link::frame::MAX_LINK_FRAME;
 use nex_protocol::link::host::{
     HostError, HostErrorCode, HostReply, HostRequest, KvRequest, ObjectRequest, WatchEvent,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::answers::Answers;
 use super::protocol::{Ask, FromWorker, ToWorker};
 use crate::host::Host;
 
@@ -44,8 +43,10 @@ const UNIT: usize = 1 << 10;
 #[derive(Debug)]
 pub(crate) struct HostCalls {
     host: Host,
+    /// Where promises are answered.
     messages: Sender<ToWorker>,
-    answers: Answers,
+    /// Where calls that block the worker are.
+    answers: Sender<ToWorker>,
     open: HashMap<u64, Open>,
     tasks: JoinSet<u64>,
     /// Payloads in the agent's memory, both ways.
@@ -78,35 +79,12 @@ struct Job {
     request: HostRequest,
     body: Bytes,
     deadline: Instant,
-    way: Way,
+    way: Sender<ToWorker>,
     host: Host,
     budget: Budget,
     downloads: Arc<Semaphore>,
     waited_for: Arc<AtomicBool>,
     wanted: Arc<Semaphore>,
-}
-
-/// Where a call is answered.
-enum Way {
-    Async(Sender<ToWorker>),
-    Sync(mpsc::Sender<ToWorker>),
-}
-
-impl Way {
-    /// Waits for the worker to read; when it is gone, so is who would care.
-    async fn send(&self, message: ToWorker) {
-        match self {
-            Way::Async(messages) => drop(messages.send(message).await),
-            Way::Sync(answers) => drop(answers.send(message).await),
-        }
-    }
-
-    fn try_send(&self, message: ToWorker) -> bool {
-        match self {
-            Way::Async(messages) => messages.try_send(message),
-            Way::Sync(answers) => answers.try_send(message).is_ok(),
-        }
-    }
 }
 
 /// Room for payloads, in units.
@@ -163,7 +141,7 @@ impl Budget {
 
 impl HostCalls {
     /// No calls.
-    pub(crate) fn new(host: Host, messages: Sender<ToWorker>, answers: Answers, memory_bytes: u64) -> Self {
+    pub(crate) fn new(host: Host, messages: Sender<ToWorker>, answers: Sender<ToWorker>, memory_bytes: u64) -> Self {
         Self {
             host,
             messages,
@@ -245,7 +223,7 @@ impl HostCalls {
             request: request.clone(),
             body,
             deadline,
-            way: self.way(sync),
+            way: self.way(sync).clone(),
             host: self.host.clone(),
             budget: self.budget.clone(),
             downloads: Arc::clone(&self.downloads),
@@ -264,8 +242,8 @@ impl HostCalls {
         self.open.insert(number, Open { call, request, deadline, sync, waited_for, wanted, task });
     }
 
-    fn way(&self, sync: bool) -> Way {
-        if sync { Way::Sync(self.answers.sender()) } else { Way::Async(self.messages.clone()) }
+    fn way(&self, sync: bool) -> &Sender<ToWorker> {
+        if sync { &self.answers } else { &self.messages }
     }
 
     /// A worker that asks for more than it may, and does not read what it is told, is not waited for.
@@ -357,7 +335,8 @@ impl Job {
             Ok(Err(error)) => (Err(error), Bytes::new()),
             Err(_) => (Err(late), Bytes::new()),
         };
-        way.send(ToWorker::HostReply(number, answer, body)).await;
+        // When the worker is gone, so is who would care.
+        let _ = way.send(ToWorker::HostReply(number, answer, body)).await;
         waited_for.store(false, Ordering::Relaxed);
     }
 
@@ -370,7 +349,7 @@ impl Job {
                 Err(HostError::new(&self.request, HostErrorCode::Timeout, text))
             }
         };
-        self.way.send(ToWorker::HostReply(self.number, answer, Bytes::new())).await;
+        let _ = self.way.send(ToWorker::HostReply(self.number, answer, Bytes::new())).await;
         self.waited_for.store(false, Ordering::Relaxed);
     }
 
@@ -384,7 +363,7 @@ impl Job {
             let (event, body): (WatchEvent, Bytes) = change?;
             let body = self.budget.wait(body).await;
             self.waited_for.store(false, Ordering::Relaxed);
-            self.way.send(ToWorker::HostEvent(self.number, event, body)).await;
+            let _ = self.way.send(ToWorker::HostEvent(self.number, event, body)).await;
         }
     }
 }

@@ -2,16 +2,16 @@
 //!
 //! [`run`] brings the first worker up and answers Start; [`function`] owns it from then on. [`prestart`] may have started it
 //! before. [`calls`] knows whose turn it is, [`deno`] the process, [`fresh`] one without a function and [`worker`] one with
-//! it, [`host_calls`] what it asks of the node and [`direct`] its way past us, [`pace`] how slow the machine is, [`protocol`] what is said to it,
+//! it, [`incoming`] how it hears us, [`host_calls`] what it asks of the node and [`direct`] its way past us, [`pace`] how slow the machine is, [`protocol`] what is said to it,
 //! `worker/*.js` the other side. No JavaScript ever runs in the agent, and nothing the worker says is believed.
 
-mod answers;
 mod calls;
 mod deno;
 mod direct;
 mod fresh;
 mod function;
 mod host_calls;
+mod incoming;
 mod memory;
 mod pace;
 mod prestart;
@@ -26,8 +26,8 @@ use nex_protocol::link::message::{ToNode, Welcome};
 
 use self::deno::{DYING, Engine, Event};
 pub(crate) use self::fresh::Fresh;
+use self::fresh::Ready;
 use self::function::Function;
-use self::pace::Pace;
 pub(crate) use self::prestart::Prestart;
 use self::protocol::{FromWorker, Load};
 use self::worker::{Settings, Worker};
@@ -40,14 +40,15 @@ pub(crate) async fn run(context: Context, waiting: Option<Fresh>, inbox: &mut In
         Ok(settings) => settings,
         Err(why) => return Finish::Rejected(why),
     };
-    let (fresh, pace) = tokio::select! {
+    let (fresh, ready) = tokio::select! {
         ready = ready(&settings.engine, waiting) => match ready {
             Ok(ready) => ready,
             Err(why) => return Finish::Rejected(why),
         },
         () = workload::stopped(&mut inbox.stop) => return Finish::stopped_early(),
     };
-    let mut worker = fresh.load(&settings);
+    let pace = ready.pace;
+    let mut worker = fresh.load(ready, &settings);
     let loaded = tokio::select! {
         loaded = tokio::time::timeout(pace.load(), loaded(&mut worker)) => loaded,
         () = workload::stopped(&mut inbox.stop) => return Finish::stopped_early(),
@@ -66,10 +67,10 @@ pub(crate) async fn run(context: Context, waiting: Option<Fresh>, inbox: &mut In
 }
 
 /// A worker that is ready: the one that waits, if it gets there, else a new one.
-async fn ready(engine: &Engine, waiting: Option<Fresh>) -> Result<(Fresh, Pace), String> {
+async fn ready(engine: &Engine, waiting: Option<Fresh>) -> Result<(Fresh, Ready), String> {
     if let Some(mut fresh) = waiting {
         match fresh.ready().await {
-            Ok(pace) => return Ok((fresh, pace)),
+            Ok(ready) => return Ok((fresh, ready)),
             Err(fresh::NotReady::Late) => return Err(fresh.fail(fresh::NotReady::Late).await),
             Err(why) => tracing::warn!(reason = fresh.fail(why).await, "the worker that waited cannot be used"),
         }
@@ -78,7 +79,7 @@ async fn ready(engine: &Engine, waiting: Option<Fresh>) -> Result<(Fresh, Pace),
     let mut fresh = Fresh::start(engine, false)
         .map_err(|error| format!("Deno ({}) cannot be started: {error}", engine.program.display()))?;
     match fresh.ready().await {
-        Ok(pace) => Ok((fresh, pace)),
+        Ok(ready) => Ok((fresh, ready)),
         Err(why) => Err(fresh.fail(why).await),
     }
 }

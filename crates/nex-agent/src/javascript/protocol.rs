@@ -12,7 +12,7 @@
 //!               <-  Pong(n)          answered when no JavaScript runs; also to a Call that has a ping, as it begins
 //!               <-  Log              any time
 //!               <-  HostCall(n)      a host service is asked for; n is the worker's
-//!   HostReply(n) ->                  its end; on the pipe for answers when the call blocks the worker
+//!   HostReply(n) ->                  its end; on standard input when the call blocks the worker
 //!               <-  HostMore(n)      the next change of a watch is wanted
 //!   HostEvent(n) ->                  a change of a watched key; where the HostReply would go
 //!               <-  HostCancel(n)    the worker gives the call up; no HostReply follows

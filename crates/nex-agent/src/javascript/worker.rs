@@ -1,13 +1,13 @@
 //! The worker: a Deno process with a function in it.
 //!
 //! Owns the process and what it asked of the node. States: loading (it was sent the source), loaded, ended. One task for
-//! each open host call belongs to it, and one for the pipe of answers; all end with it.
+//! each open host call belongs to it; all end with it.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use nex_protocol::link::message::Limits;
-use nex_protocol::link::message::ToNode;
+use nex_link::Sender;
+use nex_protocol::link::message::{Limits, ToNode};
 
 use super::deno::{Deno, Ended, Engine, Event};
 use super::direct::Direct;
@@ -24,7 +24,7 @@ pub(crate) struct Settings {
     pub(crate) load: Load,
     pub(crate) source: Bytes,
     pub(crate) limits: Limits,
-    pub(crate) node: nex_link::Sender<ToNode>,
+    pub(crate) node: Sender<ToNode>,
     pub(crate) host: Host,
 }
 
@@ -32,6 +32,7 @@ pub(crate) struct Settings {
 #[derive(Debug)]
 pub(crate) struct Worker {
     deno: Deno,
+    messages: Sender<ToWorker>,
     /// What it asked of the node.
     pub(crate) host_calls: HostCalls,
     direct: Way,
@@ -50,8 +51,8 @@ enum Way {
 
 impl Worker {
     /// Of a process that was sent the source.
-    pub(crate) fn new(deno: Deno, host_calls: HostCalls, direct: Option<Direct>) -> Self {
-        Self { deno, host_calls, direct: direct.map_or(Way::None, |ends| Way::Made { _ends: ends }) }
+    pub(crate) fn new(deno: Deno, messages: Sender<ToWorker>, host_calls: HostCalls, direct: Option<Direct>) -> Self {
+        Self { deno, messages, host_calls, direct: direct.map_or(Way::None, |ends| Way::Made { _ends: ends }) }
     }
 
     /// Whether it has pipes that the node has not opened.
@@ -66,7 +67,7 @@ impl Worker {
 
     /// The node has opened the pipes: our ends close, and the worker may use its own.
     pub(crate) fn direct_is_open(&mut self) {
-        if self.has_pipes() && self.deno.messages().try_send(ToWorker::Direct) {
+        if self.has_pipes() && self.messages.try_send(ToWorker::Direct) {
             self.direct = Way::Open;
         }
     }
@@ -96,13 +97,13 @@ impl Worker {
     pub(crate) fn call(&self, call: Call, deadline_ms: u64, ping: Option<u64>) -> bool {
         let ping = ping.map(|number| number.to_string());
         let head = CallHead { subject: call.subject, headers: call.headers, deadline: deadline_ms, ping };
-        self.deno.messages().try_send(ToWorker::Call(call.id, head, call.payload))
+        self.messages.try_send(ToWorker::Call(call.id, head, call.payload))
     }
 
     /// Asks whether JavaScript gives way.
     pub(crate) fn ping(&self, number: u64) {
         // A worker that cannot even be asked is found out by the answer that does not come.
-        self.deno.messages().try_send(ToWorker::Ping(number));
+        self.messages.try_send(ToWorker::Ping(number));
     }
 
     /// Resident memory.

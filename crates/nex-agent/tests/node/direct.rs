@@ -3,26 +3,30 @@
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
-use nex_protocol::link::direct::{ANSWERS, ASKS, Answer, Ask};
+use nex_protocol::link::direct::{ANSWERS, ASKS, Answer, Ask, PROMISES};
 use nex_protocol::link::frame::Frame;
 use nex_protocol::link::host::{HostError, HostReply};
 use nex_protocol::link::message::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
-/// See the module. Dropped, both are closed.
+/// See the module. Dropped, all are closed.
 pub(crate) struct DirectEnds {
     /// The worker they are of.
     pub(crate) worker: u32,
     asks: pipe::Receiver,
     answers: pipe::Sender,
+    /// None when the worker has made no socket.
+    pub(crate) promises: Option<UnixStream>,
     buffer: BytesMut,
 }
 
 impl DirectEnds {
-    /// Opens the pipes that the agent has made.
-    pub(crate) fn open(worker: u32, folder: &Path) -> Self {
+    /// Opens the pipes that the agent has made, and connects to the worker's socket.
+    pub(crate) async fn open(worker: u32, folder: &Path) -> Self {
         Self {
+            promises: UnixStream::connect(folder.join(PROMISES)).await.ok(),
             worker,
             asks: pipe::OpenOptions::new().open_receiver(folder.join(ASKS)).unwrap(),
             answers: pipe::OpenOptions::new().open_sender(folder.join(ANSWERS)).unwrap(),
@@ -49,12 +53,22 @@ impl DirectEnds {
     }
 
     pub(crate) async fn answer(&mut self, number: u64, answer: Result<HostReply, HostError>, body: impl Into<Bytes>) {
-        let mut bytes = BytesMut::new();
-        Answer { number, answer, body: body.into() }.into_frame().unwrap().encode(&mut bytes);
-        self.write(&bytes).await;
+        self.write(&bytes(number, answer, body.into())).await;
+    }
+
+    /// Answers a promise.
+    pub(crate) async fn resolve(&mut self, number: u64, answer: Result<HostReply, HostError>, body: impl Into<Bytes>) {
+        let socket = self.promises.as_mut().expect("the worker has a socket");
+        socket.write_all(&bytes(number, answer, body.into())).await.unwrap();
     }
 
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         self.answers.write_all(bytes).await.unwrap();
     }
+}
+
+fn bytes(number: u64, answer: Result<HostReply, HostError>, body: Bytes) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    Answer { number, answer, body }.into_frame().unwrap().encode(&mut bytes);
+    bytes
 }

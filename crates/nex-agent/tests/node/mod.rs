@@ -189,7 +189,7 @@ impl Node {
 
     /// Has the twin answer a question; what others are to hear of it goes to the agent.
     async fn answer_directly(&mut self, ask: Option<Ask>) {
-        let Some(Ask { number, call, request, body }) = ask else {
+        let Some(Ask { number, call, promise, request, body }) = ask else {
             self.direct = None;
             return;
         };
@@ -197,6 +197,7 @@ impl Node {
         let heard = self.twin().hear(&ToNode::HostCall(number, call, request.unwrap(), body));
         for answer in heard.unwrap() {
             match answer {
+                ToAgent::HostReply(_, answer, body) if promise => self.direct().resolve(number, answer, body).await,
                 ToAgent::HostReply(_, answer, body) => self.direct().answer(number, answer, body).await,
                 other => self.send(other).await,
             }
@@ -205,8 +206,14 @@ impl Node {
 
     /// Opens the direct way of the worker that is loaded now.
     pub(crate) async fn open_direct(&mut self) {
+        let folder = self.folder.path().to_owned();
+        self.open_direct_in(&folder).await;
+    }
+
+    /// The same, for an agent that has another folder.
+    pub(crate) async fn open_direct_in(&mut self, folder: &std::path::Path) {
         let worker = self.find(|message| if let ToNode::Direct(worker) = message { Some(*worker) } else { None }).await;
-        self.direct = Some(DirectEnds::open(worker, self.folder.path()));
+        self.direct = Some(DirectEnds::open(worker, folder).await);
         self.send(ToAgent::Direct(worker)).await;
     }
 

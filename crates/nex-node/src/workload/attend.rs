@@ -129,6 +129,9 @@ impl Assignment {
                 if let (Some(compiled), Ok(_)) = (&mut hosted.compiled, &outcome) {
                     compiled.works();
                 }
+                if let Some(calls) = &mut hosted.calls {
+                    calls.end_of(call);
+                }
                 instance.settle(call, (elapsed_ns, outcome));
                 None
             }

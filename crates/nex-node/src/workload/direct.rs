@@ -1,16 +1,18 @@
-//! The direct way of one JavaScript worker to its node: synchronous host calls past the agent, over two pipes.
+//! The direct way of one JavaScript worker to its node: short host calls past the agent, over two pipes and a socket.
 //!
-//! States: open (no call), answering (one call: it waits for NATS, then its answer for room in the pipe), closed (the
-//! worker or its agent is gone, or the worker broke the protocol; see [`Over`]). Driven by the task that attends to the
-//! agent; nobody else touches the pipes.
+//! States: open (no call blocks the worker), answering (one does: it waits for NATS, then its answer for room in the
+//! pipe), closed (the worker or its agent is gone, or the worker broke the protocol; see [`Over`]). Beside that there are
+//! [`promises`], which block nobody. Driven by the task that attends to the agent; nobody else touches pipes and socket.
 //!
 //! Nothing that comes from the pipe is believed: frames are bounded before they are kept, a call has to belong to a call
-//! of the function that is in this agent and ends with that one's deadline, there is one at a time, and whose keys and
-//! subjects are meant is known from the link. The folder of the pipes is the one that the node chose, never one that an
-//! agent names, and what is no pipe of this user is not opened.
+//! of the function that is in this agent and ends with that one's deadline, one at a time blocks the worker, promises are
+//! bounded, and whose keys and subjects are meant is known from the link. The folder of the pipes is the one that the node chose, never one that an
+//! agent names, and what is not of this user is not opened.
+
+mod promises;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ use nex_protocol::link::direct::{ANSWERS, ASKS, Answer, Ask, LARGEST, Waits};
 use nex_protocol::link::frame::Frame;
 use nex_protocol::link::host::{HostError, HostErrorCode, HostReply, HostRequest};
 use nex_protocol::link::message::Message;
+use promises::{Promise, Promises};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
@@ -34,6 +37,9 @@ use super::millis;
 
 /// Bytes that are read at a time: most questions are shorter.
 const READ: usize = 4 << 10;
+
+/// Bytes that a pipe holds, unless somebody has changed it.
+const PIPE: usize = 64 << 10;
 
 /// A payload up to this size is copied, so that its frame is one write.
 const COPIED: usize = 16 << 10;
@@ -71,11 +77,14 @@ pub(super) struct Direct {
     /// What was read and is no whole question yet.
     buffer: BytesMut,
     open: Option<Open>,
+    promises: Promises,
+    /// What the worker did that no worker of ours does, found out between two calls of [`Direct::progress`].
+    broken: Option<&'static str>,
     /// When a call had its answer; one that was refused is none, or a worker could go on asking for ever.
     last: Option<Instant>,
 }
 
-/// The one call.
+/// The call that blocks the worker.
 struct Open {
     /// Of the function's call that it is part of; none when it is part of none, and refused.
     deadline: Option<Instant>,
@@ -97,7 +106,7 @@ impl std::fmt::Debug for Direct {
 }
 
 impl Direct {
-    /// Opens the pipes that are in the folder.
+    /// Opens the pipes that are in the folder, and connects to the socket that may be there.
     ///
     /// # Errors
     /// What the system says; [`io::ErrorKind::InvalidInput`] when something else is there.
@@ -112,6 +121,8 @@ impl Direct {
             answers: pipe::Sender::from_owned_fd(answers)?,
             buffer: BytesMut::new(),
             open: None,
+            promises: Promises::connect(&directory)?,
+            broken: None,
             last: None,
         })
     }
@@ -128,7 +139,10 @@ impl Direct {
     /// Answers what is asked, until the way is over. Cancel-safe.
     pub(super) async fn progress(&mut self) -> Over {
         loop {
-            let Self { open, asks, answers, buffer, .. } = self;
+            let Self { open, asks, answers, buffer, promises, broken, .. } = self;
+            if let Some(what) = broken.take() {
+                return Over::Broken(what);
+            }
             if buffer.capacity() - buffer.len() < READ {
                 buffer.reserve(READ);
             }
@@ -144,6 +158,9 @@ impl Direct {
                     }
                     Err(_) => return Over::Gone,
                 },
+                kept = promises.next() => if let Err(what) = kept {
+                    return Over::Broken(what);
+                },
                 read = asks.read_buf(buffer) => match read {
                     Ok(0) | Err(_) => return Over::Gone,
                     Ok(_) => if let Err(what) = self.heard() {
@@ -154,48 +171,98 @@ impl Direct {
         }
     }
 
-    /// Takes what was read: nothing yet, or one whole question and nothing more.
+    /// Takes the questions that are in the pipe already. Whatever the agent is heard to say came after them.
+    pub(super) fn catch_up(&mut self) {
+        // No more than the pipe holds: who goes on writing meanwhile does so after what the agent said.
+        let mut piece = [0; READ];
+        for _ in 0..PIPE / READ {
+            if self.broken.is_some() {
+                return;
+            }
+            // Read past the runtime, which may not have heard of what is there. That the pipe is closed, or fails, is found
+            // out by who waits for it.
+            match rustix::io::read(self.asks.as_fd(), &mut piece) {
+                Ok(read) if read > 0 => {
+                    self.buffer.extend_from_slice(piece.get(..read).unwrap_or_default());
+                    self.broken = self.heard().err();
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// The function's call has its outcome: the promises it left are given up.
+    pub(super) fn end_of(&mut self, call: u64) {
+        self.catch_up();
+        if let Err(what) = self.promises.end_of(call) {
+            self.broken.get_or_insert(what);
+        }
+    }
+
+    /// Takes what was read: whole questions, and what is none yet. Nothing follows one that blocks the worker.
     fn heard(&mut self) -> Result<(), &'static str> {
-        if self.open.is_some() {
-            return Err("a question came before the last one had its answer");
+        while !self.buffer.is_empty() {
+            if self.open.is_some() {
+                return Err("a question came before the last one had its answer");
+            }
+            let frame = match Frame::decode(&mut self.buffer, LARGEST) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(()),
+                Err(_) => return Err("something came that is no frame"),
+            };
+            self.begin(Ask::from_frame(frame).map_err(|_| "a frame came that is no question")?)?;
         }
-        let frame = match Frame::decode(&mut self.buffer, LARGEST) {
-            Ok(Some(frame)) => frame,
-            Ok(None) => return Ok(()),
-            Err(_) => return Err("something came that is no frame"),
-        };
-        if !self.buffer.is_empty() {
-            return Err("more than one question came at once");
-        }
-        let ask = Ask::from_frame(frame).map_err(|_| "a frame came that is no question")?;
-        self.begin(ask)
+        Ok(())
     }
 
     fn begin(&mut self, ask: Ask) -> Result<(), &'static str> {
-        let Ask { number, call, request, body } = ask;
-        let now = Instant::now();
-        let refused = |error| writing(Answer { number, answer: Err(error), body: Bytes::new() });
-        let (deadline, step) = match (request, self.terms.instance.deadline(call)) {
-            (Err(message), _) => {
-                let (service, method) = ("host".to_owned(), "call".to_owned());
-                let error = HostError { service, method, code: HostErrorCode::Invalid, message, retry: false };
-                (None, refused(error))
-            }
-            (Ok(request), _) if !only_waits(&request) => {
-                return Err("a question came that has to go through the agent");
-            }
-            (Ok(request), Some(deadline)) if deadline > now => {
-                let call = answer(self.terms.clone(), number, request, body, deadline);
-                // Begun here: calls go to NATS in the order in which they came.
-                (Some(deadline), Step::Waiting(Box::pin(begun(call))))
-            }
-            (Ok(request), _) => {
-                let text = "host services work only while the function's call runs that asks for them";
-                (None, refused(HostError::new(&request, HostErrorCode::Invalid, text)))
+        let Ask { number, call, promise, request, body } = ask;
+        let (request, deadline) = match self.admit(call, request)? {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                let answer = Answer { number, answer: Err(error), body: Bytes::new() };
+                if promise {
+                    return self.promises.answer(answer);
+                }
+                self.open = Some(Open { deadline: None, step: writing(answer) });
+                return Ok(());
             }
         };
-        self.open = Some(Open { deadline, step });
-        Ok(())
+        let what = promise.then(|| Promise { number, call, request: request.clone() });
+        // Begun here: calls go to NATS in the order in which they came.
+        let work = Box::pin(begun(answer(self.terms.clone(), number, request, body, deadline)));
+        match what {
+            Some(promise) => self.promises.begin(promise, work),
+            None => {
+                self.open = Some(Open { deadline: Some(deadline), step: Step::Waiting(work) });
+                Ok(())
+            }
+        }
+    }
+
+    /// What is asked for, and until when it may take; or what the worker hears instead.
+    fn admit(
+        &self,
+        call: u64,
+        request: Result<HostRequest, String>,
+    ) -> Result<Result<(HostRequest, Instant), HostError>, &'static str> {
+        let request = match request {
+            Ok(request) => request,
+            Err(message) => {
+                let (service, method) = ("host".to_owned(), "call".to_owned());
+                return Ok(Err(HostError { service, method, code: HostErrorCode::Invalid, message, retry: false }));
+            }
+        };
+        if !only_waits(&request) {
+            return Err("a question came that has to go through the agent");
+        }
+        Ok(match self.terms.instance.deadline(call).filter(|deadline| *deadline > Instant::now()) {
+            Some(deadline) => Ok((request, deadline)),
+            None => {
+                let text = "host services work only while the function's call runs that asks for them";
+                Err(HostError::new(&request, HostErrorCode::Invalid, text))
+            }
+        })
     }
 }
 
@@ -253,16 +320,21 @@ fn writing(answer: Answer) -> Step {
     Step::Writing { first, rest, until: Instant::now() + TAKEN_WITHIN }
 }
 
-/// A named pipe of this user, by its name in a folder. Links are not followed, and opening never waits.
+/// A named pipe of this user, by its name in a folder. Opening never waits.
 fn own_pipe(folder: &OwnedFd, name: &str, access: OFlags) -> io::Result<OwnedFd> {
-    let flags = access | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let pipe = openat(folder, name, flags, Mode::empty())?;
-    let found = fstat(&pipe)?;
+    own(folder, name, access | OFlags::NONBLOCK, FileType::Fifo)
+}
+
+/// What has that name in a folder, if it is of this kind and of this user. Links are not followed.
+fn own(folder: &OwnedFd, name: &str, access: OFlags, kind: FileType) -> io::Result<OwnedFd> {
+    let file = openat(folder, name, access | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let found = fstat(&file)?;
     let ours = found.st_uid == rustix::process::geteuid().as_raw();
-    if FileType::from_raw_mode(found.st_mode) != FileType::Fifo || !ours {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("'{name}' is no pipe of this user")));
+    if FileType::from_raw_mode(found.st_mode) != kind || !ours {
+        let what = if kind == FileType::Fifo { "pipe" } else { "socket" };
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("'{name}' is no {what} of this user")));
     }
-    Ok(pipe)
+    Ok(file)
 }
 
 #[cfg(test)]

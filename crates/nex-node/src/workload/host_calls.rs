@@ -91,8 +91,7 @@ impl HostCalls {
         }
     }
 
-    /// Opens the direct way of a worker, in the place of that of the worker before: the agent has made the pipes in its
-    /// folder.
+    /// Opens the direct way of a worker, in the place of that of the worker before: the pipes are in the agent's folder.
     ///
     /// # Errors
     /// What the system says; that worker's calls go on coming from the agent.
@@ -109,6 +108,13 @@ impl HostCalls {
         Ok(())
     }
 
+    /// A call of the function has its outcome; what it asked for past the agent is given up. The agent gives up the rest.
+    pub(super) fn end_of(&mut self, call: u64) {
+        if let Some(direct) = &mut self.direct {
+            direct.end_of(call);
+        }
+    }
+
     /// Tells the agent whether a worker waits for the node.
     pub(super) fn tell_waits(&self, worker: u32) {
         let waits = self.direct.as_ref().and_then(|direct| direct.waits(worker)).unwrap_or_default();
@@ -121,6 +127,9 @@ impl HostCalls {
     /// [`ProtocolBroken`] when the number is that of a call in work.
     pub fn begin(&mut self, number: u64, request: HostRequest, body: Bytes) -> Result<(), ProtocolBroken> {
         self.sweep();
+        if let Some(direct) = &mut self.direct {
+            direct.catch_up();
+        }
         if self.open.contains_key(&number) {
             return Err(ProtocolBroken);
         }

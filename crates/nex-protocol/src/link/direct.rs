@@ -1,16 +1,17 @@
-//! The direct way: synchronous host calls of a JavaScript worker, past its agent.
+//! The direct way: short host calls of a JavaScript worker, past its agent.
 //!
 //! ```text
 //! worker            node             agent
 //!                        <- Direct(w)          over the link: the pipes of worker w are there
 //!                           Direct(w)       -> the node has opened them; the agent closes its ends and tells the worker
-//!   Ask(n)       ->                            on the pipe ASKS: one at a time, and nothing else until it is answered
-//!                <- Answer(n)                  on the pipe ANSWERS
+//!   Ask(n)       ->                            on the pipe ASKS. One that blocks the worker: nothing else until it is answered
+//!                <- Answer(n)                  on the pipe ANSWERS when the worker is blocked, else on the socket PROMISES
 //!                        <- DirectWaits(w)     over the link: does it wait for the node?
 //!                           DirectWaits(w)  ->
 //! ```
-//! The pipes are named ones in the agent's folder, which makes them, where agent and node share their files. An end that
-//! closes is the end of the direct way, whoever closed it; the way through the agent remains.
+//! The pipes are named ones in the agent's folder, which makes them, where agent and node share their files. The socket is
+//! there too; the worker has made it, unless its path were too long, and the node connects to it when it opens the pipes. An
+//! end that closes is the end of the direct way, whoever closed it; the way through the agent remains.
 //!
 //! Nothing on the pipes is to be believed, for a function shares its process with the worker: it may name any call and
 //! ask for anything. Whose keys and subjects are meant is known from the agent's link, and by nothing here.
@@ -29,6 +30,12 @@ pub const ASKS: &str = "direct-asks";
 /// Name of the pipe from the node to the worker.
 pub const ANSWERS: &str = "direct-answers";
 
+/// Name of the socket on which promises are answered.
+pub const PROMISES: &str = "direct-promises";
+
+/// Most promises that a worker may have open.
+pub const OPEN_PROMISES: usize = 64;
+
 /// Largest frame of an [`Ask`], as its length counts: whole, it fits into an empty pipe, so that no worker waits for
 /// room. Whoever has more to say goes through the agent.
 pub const LARGEST: usize = 60 << 10;
@@ -42,13 +49,15 @@ mod kind {
     pub(super) const ANSWER: u8 = 4;
 }
 
-/// A worker asks for a host service, and does nothing else until it has the answer.
+/// A worker asks for a host service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
     /// The worker's number for it.
     pub number: u64,
     /// The function's call it is part of; 0 for none.
     pub call: u64,
+    /// Whether a promise waits for the answer; if not, the worker does nothing else until it is there.
+    pub promise: bool,
     /// What is asked for, or why it is no request.
     pub request: Result<HostRequest, String>,
     /// The payload.
@@ -92,6 +101,8 @@ pub fn request(text: &RawValue) -> Result<HostRequest, String> {
 #[derive(Serialize, Deserialize)]
 struct AskHead {
     call: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    promise: bool,
     request: Box<RawValue>,
 }
 
@@ -101,15 +112,15 @@ impl Message for Ask {
             Ok(request) => serde_json::value::to_raw_value(&request)?,
             Err(text) => serde_json::value::to_raw_value(&text)?,
         };
-        frame(kind::ASK, self.number, &AskHead { call: self.call, request }, self.body)
+        frame(kind::ASK, self.number, &AskHead { call: self.call, promise: self.promise, request }, self.body)
     }
 
     fn from_frame(frame: Frame) -> Result<Self, MessageError> {
         if frame.kind != kind::ASK {
             return Err(MessageError::UnknownKind(frame.kind));
         }
-        let AskHead { call, request: text } = head(&frame)?;
-        Ok(Self { number: frame.call, call, request: request(&text), body: frame.body })
+        let AskHead { call, promise, request: text } = head(&frame)?;
+        Ok(Self { number: frame.call, call, promise, request: request(&text), body: frame.body })
     }
 }
 
@@ -136,8 +147,11 @@ mod tests {
     fn questions_and_answers_survive_their_frames() {
         let request = HostRequest::Kv(KvRequest::Get { key: "k".into() });
         let error = HostError::new(&request, HostErrorCode::Timeout, "late".to_owned());
-        let ask = Ask { number: 1 << 40, call: 3, request: Ok(request), body: Bytes::from_static(b"\xff") };
-        assert_eq!(Ask::from_frame(ask.clone().into_frame().unwrap()).unwrap(), ask);
+        let body = Bytes::from_static(b"\xff");
+        for promise in [false, true] {
+            let ask = Ask { number: 1 << 40, call: 3, promise, request: Ok(request.clone()), body: body.clone() };
+            assert_eq!(Ask::from_frame(ask.clone().into_frame().unwrap()).unwrap(), ask);
+        }
         for answer in [Ok(HostReply::Missing), Err(error)] {
             let answer = Answer { number: 7, answer, body: Bytes::from_static(b"\x00") };
             assert_eq!(Answer::from_frame(answer.clone().into_frame().unwrap()).unwrap(), answer);

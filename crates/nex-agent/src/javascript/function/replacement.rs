@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::super::calls::{Dispatched, Settled};
 use super::super::deno::{DYING, Ended};
-use super::super::fresh::{Fresh, NotReady};
+use super::super::fresh::{Fresh, NotReady, Ready};
 use super::super::pace::Pace;
 use super::{Function, last_words};
 use crate::{call, reply};
@@ -127,13 +127,13 @@ impl Function {
     }
 
     /// The next worker is ready for the source, or never will be.
-    pub(super) async fn start_over(&mut self, ready: Result<Pace, NotReady>) {
+    pub(super) async fn start_over(&mut self, ready: Result<Ready, NotReady>) {
         let Some(fresh) = self.fresh.take() else { return };
         match ready {
-            Ok(pace) => {
-                self.pace = pace;
-                self.loading_until = Some(Instant::now() + pace.load());
-                self.worker = Some(fresh.load(&self.settings));
+            Ok(ready) => {
+                self.pace = ready.pace;
+                self.loading_until = Some(Instant::now() + ready.pace.load());
+                self.worker = Some(fresh.load(ready, &self.settings));
             }
             Err(why) => {
                 let why = fresh.fail(why).await;

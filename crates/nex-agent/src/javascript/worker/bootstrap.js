@@ -1,6 +1,7 @@
 // The JavaScript side of a function: loads the source, runs calls, answers in frames. See `javascript/protocol.rs`
-// for the frames; stdin and stdout are the two ends of one socket to the agent. The files of this folder are one
-// module, in the order that `javascript/deno.rs` names.
+// for the frames. The agent is heard on a socket of its own, for a read of stdin costs the waking of another thread;
+// stdin, which can be read by blocking, has the answers to calls that block; what is said here goes to stdout. The files
+// of this folder are one module, in the order that `javascript/deno.rs` names.
 //
 // Nothing here is a security border: the function shares this realm and may change anything in it. What protects the
 // node is outside: Deno runs without a single permission once the function's first line runs, the process is bounded
@@ -80,6 +81,7 @@ const join = uncurry(Array.prototype.join);
 const mapGet = uncurry(Map.prototype.get);
 const mapSet = uncurry(Map.prototype.set);
 const mapDelete = uncurry(Map.prototype.delete);
+const eachOf = uncurry(Map.prototype.forEach);
 const slice = uncurry(String.prototype.slice);
 const endsWith = uncurry(String.prototype.endsWith);
 const includes = uncurry(String.prototype.includes);
@@ -110,7 +112,7 @@ defineProperty(Promise, Symbol.species, { value: Promise, writable: false, confi
 
 const { stdin, stdout, stderr, exit, inspect } = Deno;
 const { Console, core } = Deno[Deno.internal] ?? {};
-const read = stdin.read.bind(stdin);
+const readAnswer = stdin.readSync.bind(stdin);
 const write = stdout.writeSync.bind(stdout);
 const complain = stderr.writeSync.bind(stderr);
 const { wait } = Atomics;
@@ -128,22 +130,27 @@ const theTimer = onFirstUse("setTimeout");
 // Whether it is started before there is a function for it: then nobody waits while it makes what a function may need.
 const waits = Deno.args.at(-1) === "waits";
 
-// The answers to synchronous host calls have a way of their own, a named pipe that is read only while such a call
-// waits: a read of stdin is pending most of the time, and Deno has no second one beside it. Where there are two more
-// pipes, they are the direct way to the node. The permissions to open these pipes are the only ones this process ever
-// has, and end here.
-const pipes = waits ? Deno.args.slice(0, -1) : Deno.args;
-const [answers, directAnswers, directAsks] = pipes.map((path, at) => {
-  return Deno.openSync(path, { read: at < 2, write: at === 2 });
-});
-for (const name of ["read", "write"]) {
+// The socket to the agent; where there is a direct way to the node, its two pipes and the socket it connects to. The
+// permissions to open them are the only ones this process ever has, and end here.
+const paths = waits ? Deno.args.slice(0, -1) : Deno.args;
+const [incomingPath, answersPath, asksPath, promisesPath] = paths;
+const socket = await Deno.connect({ transport: "unix", path: incomingPath });
+const directAnswers = answersPath && Deno.openSync(answersPath, { read: true });
+const directAsks = asksPath && Deno.openSync(asksPath, { write: true });
+const promises = promisesPath && Deno.listen({ transport: "unix", path: promisesPath });
+for (const name of ["read", "write", "net"]) {
   Deno.permissions.revokeSync({ name });
-  for (const path of pipes) {
+  if (Deno.permissions.querySync({ name }).state === "granted") exit(70);
+}
+for (const path of paths) {
+  for (const name of ["read", "write"]) {
     Deno.permissions.revokeSync({ name, path });
     if (Deno.permissions.querySync({ name, path }).state === "granted") exit(70);
   }
 }
-const readAnswer = answers.readSync.bind(answers);
+const readFrom = uncurry(socket.read);
+const connected = promises?.accept.bind(promises);
+const noMore = promises?.close.bind(promises);
 const readDirectly = directAnswers?.readSync.bind(directAnswers);
 const writeDirectly = directAsks?.writeSync.bind(directAsks);
 

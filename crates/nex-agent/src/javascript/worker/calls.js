@@ -130,7 +130,7 @@ for (;;) {
       send(KIND.pong, frame.call);
       break;
     case KIND.direct:
-      direct = true;
+      await openDirectWay();
       break;
     case KIND.hostReply:
       hostReply(frame);

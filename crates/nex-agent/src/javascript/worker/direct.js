@@ -1,9 +1,11 @@
 
 // ---------------------------------------------------------------- the direct way
 
-// Short synchronous calls go to the node itself, past the agent, over two pipes: see `link/direct.rs` of nex-protocol.
-// Once the agent says so, and for as long as both pipes are open; the way through the agent is always there.
+// Short calls go to the node itself, past the agent, over two pipes, and the answers to promises come on a socket: see
+// `link/direct.rs` of nex-protocol. Once the agent says so, and for as long as all of it is open; the way through the agent
+// is always there.
 let direct = false;
+let promised = false;
 
 // Largest frame, and the memory it is made in.
 const LARGEST = 60 * 1024;
@@ -41,16 +43,9 @@ function askDirectly(number, head, body) {
 const told = stream();
 
 function readTold(bytes) {
-  for (;;) {
-    try {
-      const count = readDirectly(bytes);
-      if (count === null || count === 0) throw new TheError("closed");
-      return count;
-    } catch (error) {
-      if (!comesLater(error)) throw error;
-      wait(clock, 0, 0, 1);
-    }
-  }
+  const count = readBlocking(readDirectly, bytes);
+  if (count === null || count === 0) throw new TheError("closed");
+  return count;
 }
 
 // The answer to the question of that number; null when the pipe is closed, and then nobody knows what became of it.
@@ -63,5 +58,31 @@ function directAnswer(number) {
   } catch {
     direct = false;
     return null;
+  }
+}
+
+const later = stream();
+
+// The node has opened its ends, and connected to the socket before.
+async function openDirectWay() {
+  direct = true;
+  if (connected === undefined) return;
+  const node = await connected();
+  noMore();
+  promised = true;
+  hearPromises(async (bytes) => {
+    const count = await readFrom(node, bytes);
+    if (count === null || count === 0) throw new TheError("closed");
+    return count;
+  });
+}
+
+// Takes the answers to promises until there are no more.
+async function hearPromises(readMore) {
+  try {
+    for (;;) hostReply(await frameLater(later, readMore));
+  } catch {
+    promised = direct = false;
+    failDirect();
   }
 }

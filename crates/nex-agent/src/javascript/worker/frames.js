@@ -103,7 +103,7 @@ const incoming = stream();
 async function readInto(bytes) {
   for (;;) {
     try {
-      return more(await read(bytes));
+      return more(await readFrom(socket, bytes));
     } catch (error) {
       if (!comesLater(error)) broken(error);
       await new ThePromise((resolve) => theTimer()(resolve, 2));
@@ -111,22 +111,26 @@ async function readInto(bytes) {
   }
 }
 
-async function nextFrame() {
+// The next frame of a stream; what runs meanwhile runs.
+async function frameLater(from, readMore) {
   let fixed;
-  while ((fixed = prefix(incoming)) === null) {
-    const count = await readInto(room(incoming));
-    incoming.end += count;
+  while ((fixed = prefix(from)) === null) {
+    const count = await readMore(room(from));
+    from.end += count;
   }
-  const head = begin(incoming, fixed.headLength);
-  while (head.have < head.length) head.have += await readInto(rest(head));
-  const body = begin(incoming, fixed.bodyLength);
-  while (body.have < body.length) body.have += await readInto(rest(body));
+  const head = begin(from, fixed.headLength);
+  while (head.have < head.length) head.have += await readMore(rest(head));
+  const body = begin(from, fixed.bodyLength);
+  while (body.have < body.length) body.have += await readMore(rest(body));
   return frameOf(fixed, head, body);
 }
 
+// What the agent says next.
+const nextFrame = () => frameLater(incoming, readInto);
+
 const answered = stream();
 
-// The next frame of a stream that is read by blocking; nothing else runs meanwhile.
+// The same, of one that is read by blocking: nothing else runs meanwhile.
 function frameFrom(from, readMore) {
   let fixed;
   while ((fixed = prefix(from)) === null) {
@@ -141,4 +145,15 @@ function frameFrom(from, readMore) {
 }
 
 // The next answer to a synchronous call that went through the agent.
-const nextAnswer = () => frameFrom(answered, (bytes) => more(readAnswer(bytes)));
+const nextAnswer = () => frameFrom(answered, (bytes) => more(readBlocking(readAnswer, bytes)));
+
+function readBlocking(readSync, bytes) {
+  for (;;) {
+    try {
+      return readSync(bytes);
+    } catch (error) {
+      if (!comesLater(error)) throw error;
+      wait(clock, 0, 0, 1);
+    }
+  }
+}

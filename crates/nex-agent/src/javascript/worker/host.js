@@ -1,7 +1,7 @@
 
 // ---------------------------------------------------------------- host calls
 
-// Asynchronous calls that are with the agent at a time; the others wait here. The agent allows a few more.
+// Asynchronous calls that are with the agent and the node at a time; the others wait here. They allow a few more.
 const OPEN_CALLS = 48;
 
 class HostServiceError extends Error {
@@ -25,6 +25,8 @@ function failureOf({ service, method }, error) {
 const open = new TheMap();
 const waiting = [];
 let openCalls = 0;
+// How many of them are with the agent.
+let byAgent = 0;
 let lastNumber = 0;
 let hostBytes = 0;
 
@@ -64,16 +66,22 @@ function waitFor(number) {
   }
 }
 
-// Directly, where that keeps the order of calls: what goes through the agent must have its answer.
+// Where that keeps the order of calls: what went through the agent must have its answer.
+const goesDirectly = (spec) => direct && spec.short && byAgent === 0;
+
+const lost = ({ service, method }) => {
+  const message = "the way to the node was closed before the answer came";
+  return new HostServiceError(service, method, "unavailable", message, true);
+};
+
 function callSync(spec, request, body) {
-  if (direct && spec.short && openCalls === 0) {
+  if (goesDirectly(spec)) {
     bounded(spec, body);
     const number = ++lastNumber;
     if (askDirectly(number, `{"call":${callNow()},"request":${json(request)}}`, body)) {
       const answer = directAnswer(number);
       if (answer !== null) return valueOf(spec, answer);
-      const message = "the pipe to the node was closed before the answer came";
-      throw new HostServiceError(spec.service, spec.method, "unavailable", message, true);
+      throw lost(spec);
     }
   }
   return valueOf(spec, waitFor(ask(spec, true, request, body, callNow())));
@@ -81,7 +89,7 @@ function callSync(spec, request, body) {
 
 // The promise of an asynchronous call, and a way to give it up.
 function callAsync(spec, request, body) {
-  const entry = { spec, request, body, call: callNow(), number: 0, done: false };
+  const entry = { spec, request, body, call: callNow(), number: 0, direct: false, done: false };
   const promise = new ThePromise((resolve, reject) => {
     entry.resolve = resolve;
     entry.reject = reject;
@@ -95,8 +103,9 @@ function callAsync(spec, request, body) {
   }
   const cancel = (reason) => {
     if (entry.done) return;
+    // What goes directly is short, and nobody gives it up.
     if (entry.number !== 0) {
-      send(KIND.hostCancel, toBigInt(entry.number));
+      if (!entry.direct) send(KIND.hostCancel, toBigInt(entry.number));
       close(entry);
     }
     entry.done = true;
@@ -107,20 +116,42 @@ function callAsync(spec, request, body) {
 
 function askFor(entry) {
   try {
-    entry.number = ask(entry.spec, false, entry.request, entry.body, entry.call);
+    if (!askLater(entry)) entry.number = ask(entry.spec, false, entry.request, entry.body, entry.call);
   } catch (error) {
     entry.done = true;
     return entry.reject(error);
   }
   entry.body = EMPTY;
   openCalls++;
+  if (!entry.direct) byAgent++;
   mapSet(open, entry.number, entry);
+}
+
+// Asks the node for a promise; false when that does not go.
+function askLater(entry) {
+  const { spec, request, body, call } = entry;
+  if (!promised || !goesDirectly(spec)) return false;
+  bounded(spec, body);
+  const number = ++lastNumber;
+  if (!askDirectly(number, `{"call":${call},"promise":true,"request":${json(request)}}`, body)) return false;
+  entry.number = number;
+  return entry.direct = true;
+}
+
+// Nobody answers what was asked of the node.
+function failDirect() {
+  eachOf(open, (entry) => {
+    if (!entry.direct) return;
+    close(entry);
+    entry.reject(lost(entry.spec));
+  });
 }
 
 function close(entry) {
   entry.done = true;
   if (!mapDelete(open, entry.number)) return;
   openCalls--;
+  if (!entry.direct) byAgent--;
   while (openCalls < OPEN_CALLS && waiting.length > 0) {
     const next = shift(waiting);
     if (!next.done) askFor(next);

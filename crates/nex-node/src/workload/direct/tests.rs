@@ -1,12 +1,14 @@
-//! A worker's direct way, with the test at the worker's ends of the pipes.
+//! A worker's direct way, with the test at the worker's ends of pipes and socket.
 
 use std::path::PathBuf;
 
-use nex_host_services::messaging::MemoryBus;
+use nex_host_services::messaging::{MemoryBus, Reply};
 use nex_host_services::{Backends, Settings};
+use nex_protocol::link::direct::{OPEN_PROMISES, PROMISES};
 use nex_protocol::link::frame::MAX_LINK_FRAME;
 use nex_protocol::link::host::{KvRequest, MessagingRequest, ObjectRequest};
 use nex_protocol::link::message::{ToAgent, ToNode};
+use tokio::net::{UnixListener, UnixStream};
 
 use super::*;
 
@@ -17,7 +19,9 @@ struct Fixture {
     direct: Direct,
     asks: pipe::Sender,
     answers: pipe::Receiver,
+    promises: UnixStream,
     buffer: BytesMut,
+    resolved: BytesMut,
     services: HostServices,
     bus: Arc<MemoryBus>,
     _call: tokio::task::JoinSet<()>,
@@ -55,11 +59,14 @@ async fn fixture(time: Duration) -> Fixture {
         tokio::task::yield_now().await;
     }
     let terms = Terms { services: services.clone(), tenant: tenant(), instance, limit: Duration::from_secs(60) };
+    let listener = UnixListener::bind(folder.path().join(PROMISES)).unwrap();
     let direct = Direct::open(7, folder.path(), terms).unwrap();
+    let (promises, _) = listener.accept().await.unwrap();
     let asks = pipe::OpenOptions::new().open_sender(&asks).unwrap();
     let answers = pipe::OpenOptions::new().open_receiver(&answers).unwrap();
     drop(held);
-    Fixture { direct, asks, answers, buffer: BytesMut::new(), services, bus, _call: call, _folder: folder }
+    let (buffer, resolved) = (BytesMut::new(), BytesMut::new());
+    Fixture { direct, asks, answers, promises, buffer, resolved, services, bus, _call: call, _folder: folder }
 }
 
 fn tenant() -> Tenant {
@@ -70,8 +77,24 @@ fn get(key: &str) -> HostRequest {
     HostRequest::Kv(KvRequest::Get { key: key.into() })
 }
 
+fn request(subject: &str) -> HostRequest {
+    let (subject, headers) = (subject.to_owned(), vec![]);
+    HostRequest::Messaging(MessagingRequest::Request { subject, headers, timeout_ms: None })
+}
+
+fn publish(subject: &str) -> HostRequest {
+    HostRequest::Messaging(MessagingRequest::Publish { subject: subject.to_owned(), headers: vec![] })
+}
+
+fn promise(number: u64, call: u64, request: HostRequest) -> BytesMut {
+    written(Ask { number, call, promise: true, request: Ok(request), body: Bytes::new() })
+}
+
 fn bytes(number: u64, call: u64, request: HostRequest, body: &[u8]) -> BytesMut {
-    let ask = Ask { number, call, request: Ok(request), body: Bytes::copy_from_slice(body) };
+    written(Ask { number, call, promise: false, request: Ok(request), body: Bytes::copy_from_slice(body) })
+}
+
+fn written(ask: Ask) -> BytesMut {
     let mut bytes = BytesMut::new();
     ask.into_frame().unwrap().encode(&mut bytes);
     bytes
@@ -92,6 +115,19 @@ impl Fixture {
             tokio::select! {
                 over = self.direct.progress() => panic!("{over:?}"),
                 read = self.answers.read_buf(&mut self.buffer) => assert_ne!(read.unwrap(), 0),
+            }
+        }
+    }
+
+    /// What comes of the next promise, while the node attends to the worker.
+    async fn resolved(&mut self) -> Answer {
+        loop {
+            if let Some(frame) = Frame::decode(&mut self.resolved, usize::MAX >> 1).unwrap() {
+                return Answer::from_frame(frame).unwrap();
+            }
+            tokio::select! {
+                over = self.direct.progress() => panic!("{over:?}"),
+                read = self.promises.read_buf(&mut self.resolved) => assert_ne!(read.unwrap(), 0),
             }
         }
     }
@@ -153,7 +189,7 @@ async fn a_question_needs_a_call_that_is_in_the_agent_and_ends_with_it() {
 #[tokio::test]
 async fn a_request_that_cannot_be_read_is_an_error_for_the_function() {
     let mut worker = fixture(Duration::from_secs(60)).await;
-    let ask = Ask { number: 4, call: CALL, request: Err("nonsense".into()), body: Bytes::new() };
+    let ask = Ask { number: 4, call: CALL, promise: false, request: Err("nonsense".into()), body: Bytes::new() };
     let mut bytes = BytesMut::new();
     ask.into_frame().unwrap().encode(&mut bytes);
     worker.asks.write_all(&bytes).await.unwrap();
@@ -186,13 +222,102 @@ async fn what_no_worker_writes_ends_the_way() {
 async fn a_second_question_before_the_answer_ends_the_way() {
     let mut worker = fixture(Duration::from_secs(60)).await;
     let _silent = worker.bus.subscribe("silent".parse().unwrap());
-    let request = MessagingRequest::Request { subject: "silent".into(), headers: vec![], timeout_ms: None };
-    worker.asks.write_all(&bytes(1, CALL, HostRequest::Messaging(request), b"")).await.unwrap();
+    worker.asks.write_all(&bytes(1, CALL, request("silent"), b"")).await.unwrap();
     let begun = tokio::time::timeout(Duration::from_millis(50), worker.direct.progress()).await;
     assert!(begun.is_err(), "{begun:?}");
     assert!(worker.direct.waits(7).unwrap().left_ms.is_some_and(|left| left > 50_000));
     let over = worker.broken_by(&bytes(2, CALL, get("k"), b"")).await;
     assert!(matches!(over, Over::Broken(_)), "{over:?}");
+}
+
+#[tokio::test]
+async fn promises_wait_beside_each_other_and_beside_a_question_that_blocks() {
+    let mut worker = fixture(Duration::from_secs(60)).await;
+    let mut slow = worker.bus.subscribe("slow".parse().unwrap());
+    let asked = [promise(1, CALL, request("slow")), promise(2, CALL, get("k")), bytes(3, CALL, get("k"), b"")].concat();
+    worker.asks.write_all(&asked).await.unwrap();
+    assert_eq!(worker.resolved().await, Answer { number: 2, answer: Ok(HostReply::Missing), body: Bytes::new() });
+    assert_eq!(worker.answer().await.number, 3);
+    let waits = worker.direct.waits(7).unwrap();
+    assert!(waits.left_ms.is_none(), "a promise blocks nobody: {waits:?}");
+    let reply = slow.recv().await.unwrap().reply.unwrap();
+    reply.send(Reply { headers: vec![], payload: "at last".into() }).unwrap();
+    let last = worker.resolved().await;
+    assert_eq!((last.number, &last.body[..]), (1, &b"at last"[..]), "{last:?}");
+}
+
+#[tokio::test]
+async fn a_promise_needs_a_call_too_and_ends_with_its_deadline() {
+    let mut worker = fixture(Duration::from_millis(300)).await;
+    let _silent = worker.bus.subscribe("silent".parse().unwrap());
+    let asked = [promise(1, CALL, request("silent")), promise(2, 9, get("k"))].concat();
+    worker.asks.write_all(&asked).await.unwrap();
+    let refused = worker.resolved().await;
+    assert_eq!((refused.number, refused.answer.unwrap_err().code), (2, HostErrorCode::Invalid));
+    let late = worker.resolved().await;
+    assert_eq!((late.number, late.answer.unwrap_err().code), (1, HostErrorCode::Timeout));
+}
+
+#[tokio::test]
+async fn a_call_that_ends_ends_its_promises_and_what_was_asked_before_is_begun() {
+    let mut worker = fixture(Duration::from_secs(60)).await;
+    let mut heard = worker.bus.subscribe("heard".parse().unwrap());
+    let _silent = worker.bus.subscribe("silent".parse().unwrap());
+    worker.asks.write_all(&promise(1, CALL, request("silent"))).await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(50), worker.direct.progress()).await.is_err());
+    let asked = [promise(2, CALL, publish("heard")), promise(3, CALL, request("silent"))].concat();
+    worker.asks.write_all(&asked).await.unwrap();
+    worker.direct.end_of(CALL + 1);
+    assert!(heard.try_recv().is_ok());
+    worker.direct.end_of(CALL);
+    let mut ended = Vec::new();
+    for _ in 0..3 {
+        let answer = worker.resolved().await;
+        let error = answer.answer.unwrap_err();
+        assert_eq!(error.message, "the function's call ended before the answer came: await it");
+        ended.push(answer.number);
+    }
+    ended.sort_unstable();
+    assert_eq!(ended, [1, 2, 3]);
+    worker.asks.write_all(&promise(1, CALL, get("k"))).await.unwrap();
+    assert_eq!(worker.resolved().await.answer, Ok(HostReply::Missing), "the number is free");
+}
+
+#[tokio::test]
+async fn what_no_worker_does_with_promises_ends_the_way() {
+    let twice = [promise(1, CALL, request("silent")), promise(1, CALL, request("silent"))].concat();
+    let many: Vec<u8> =
+        (0..=OPEN_PROMISES as u64).flat_map(|number| promise(number, CALL, request("silent"))).collect();
+    for garbage in [twice, many] {
+        let mut worker = fixture(Duration::from_secs(60)).await;
+        let _silent = worker.bus.subscribe("silent".parse().unwrap());
+        let over = worker.broken_by(&garbage).await;
+        assert!(matches!(over, Over::Broken(_)), "{over:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_that_asks_for_ever_and_reads_no_answer_loses_its_way() {
+    let mut worker = fixture(Duration::from_secs(60)).await;
+    let ask = promise(1, 9, get("k"));
+    let over = loop {
+        tokio::select! {
+            over = worker.direct.progress() => break over,
+            written = worker.asks.write_all(&ask) => written.unwrap(),
+        }
+    };
+    assert_eq!(over, Over::Broken("the answers to promises are not read"));
+}
+
+#[tokio::test]
+async fn a_worker_without_a_socket_has_no_promises() {
+    let worker = fixture(Duration::from_secs(60)).await;
+    std::fs::remove_file(worker._folder.path().join(PROMISES)).unwrap();
+    let terms = worker.direct.terms.clone();
+    let mut direct = Direct::open(8, worker._folder.path(), terms).unwrap();
+    let mut asks = pipe::OpenOptions::new().open_sender(worker._folder.path().join(ASKS)).unwrap();
+    asks.write_all(&promise(1, CALL, get("k"))).await.unwrap();
+    assert!(matches!(direct.progress().await, Over::Broken(_)));
 }
 
 #[tokio::test]
