@@ -37,10 +37,10 @@ pub(crate) const NATS_SERVER: Tool = Tool {
 pub(crate) const DENO: Tool = Tool {
     name: "deno",
     variable: "NEX_DENO",
-    oldest: Version(2, 0, 0),
+    oldest: Version(2, 9, 0),
     purpose: "the engine of JavaScript functions",
     wheel: "deno==2.9.8",
-    npm: Some("deno@^2"),
+    npm: Some("deno@^2.9"),
 };
 
 impl Tool {

@@ -213,7 +213,10 @@ impl Shared {
             HostRequest::Messaging(request) => {
                 self.outbox.call(&*backends.messaging, request, source.into_body(), room, deadline).await
             }
-            HostRequest::Http(request) => self.browser.call(&*backends.http, request, source.into_body(), room).await,
+            // Apart: it is far larger than all others, whose calls would have to be made as large.
+            HostRequest::Http(request) => {
+                Box::pin(self.browser.call(&*backends.http, request, source.into_body(), room)).await
+            }
         }
     }
 }

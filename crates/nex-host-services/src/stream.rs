@@ -2,7 +2,7 @@
 //! errors mean.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
@@ -16,7 +16,7 @@ use async_nats::{StatusCode, jetstream};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use crate::{Failure, StoreSettings};
+use crate::{Answer, Failure, StoreSettings};
 
 /// Open streams remembered before all are forgotten.
 const MANY: usize = 4096;
@@ -65,7 +65,7 @@ pub(crate) struct Streams {
     context: Context,
     settings: StoreSettings,
     config: fn(&str, i64) -> Config,
-    open: Mutex<HashMap<String, Stream>>,
+    open: Mutex<HashMap<String, Arc<Stream>>>,
 }
 
 impl Streams {
@@ -75,7 +75,7 @@ impl Streams {
     }
 
     /// The bucket's stream.
-    pub(crate) async fn open(&self, bucket: &str) -> Result<Stream, Failure> {
+    pub(crate) async fn open(&self, bucket: &str) -> Result<Arc<Stream>, Failure> {
         let known = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(bucket).cloned();
         match known {
             Some(stream) => Ok(stream),
@@ -84,7 +84,14 @@ impl Streams {
     }
 
     /// The bucket's stream as it is now, made when it is not there.
-    pub(crate) async fn reopen(&self, bucket: &str) -> Result<Stream, Failure> {
+    ///
+    /// Apart, for asking JetStream for a stream takes a future of many kilobytes, and every call would be made with room
+    /// for it.
+    pub(crate) fn reopen<'a>(&'a self, bucket: &'a str) -> Answer<'a, Arc<Stream>> {
+        Box::pin(self.find_or_make(bucket))
+    }
+
+    async fn find_or_make(&self, bucket: &str) -> Result<Arc<Stream>, Failure> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(bucket);
         let mut config = (self.config)(bucket, self.settings.max_bytes);
         config.max_bytes = if self.settings.max_bytes > 0 { self.settings.max_bytes } else { -1 };
@@ -108,12 +115,12 @@ impl Streams {
                 }
             };
         }
-        let stream = found.ok_or_else(Failure::no_bucket)?;
+        let stream = Arc::new(found.ok_or_else(Failure::no_bucket)?);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= MANY {
             open.clear();
         }
-        open.insert(bucket.to_owned(), stream.clone());
+        open.insert(bucket.to_owned(), Arc::clone(&stream));
         Ok(stream)
     }
 

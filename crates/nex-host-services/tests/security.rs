@@ -15,6 +15,7 @@ use bytes::Bytes;
 use common::{World, http, listen, response, tenant, watch};
 use futures_util::future::BoxFuture;
 use nex_host_services::http::{Resolve, WebClient};
+use nex_host_services::kv::Expect;
 use nex_host_services::{Backends, HostServices, Settings, Upload};
 use nex_protocol::link::host::{HostErrorCode, HostReply, HostRequest, KvRequest, MessagingRequest, ObjectRequest};
 
@@ -309,6 +310,19 @@ async fn without_jit_provision_nothing_is_made() {
         let error = world.set(&tenant("a", "b"), "a", b"").await.unwrap_err();
         assert!(error.code == HostErrorCode::Unavailable && error.message.contains("jit_provision"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_short_call_takes_little_memory() {
+    // Futures are as large as the largest that they may wait for: making a bucket takes tens of kilobytes.
+    let world = World::real(Settings::default()).await;
+    let kv = Backends::on_nats(world.client.clone().unwrap(), &Settings::default()).kv;
+    let sizes = [
+        ("get", size_of_val(&*kv.get("bucket", "key"))),
+        ("set", size_of_val(&*kv.set("bucket", "key", Bytes::new(), Expect::Any, None))),
+        ("delete", size_of_val(&*kv.delete("bucket", "key"))),
+    ];
+    assert!(sizes.iter().all(|(_, size)| *size < 16 << 10), "{sizes:?}");
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod writer;
 use std::io;
 use std::marker::PhantomData;
 use std::os::unix::net::UnixStream;
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
@@ -113,18 +114,15 @@ pub fn open<In: Message, Out: Message>(
 ///
 /// Tasks do not begin in the order they are spawned. Where the first step is to put something on a link, taking it before
 /// spawning keeps the order in which things were asked for.
-pub fn begun<F: Future>(future: F) -> impl Future<Output = F::Output> {
+pub fn begun<F>(future: F) -> Pin<Box<dyn Future<Output = F::Output> + Send>>
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
     let mut future = Box::pin(future);
-    let mut first = match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => Some(output),
-        Poll::Pending => None,
-    };
-    async move {
-        match first.take() {
-            Some(output) => output,
-            // Polled again at once by its task, which registers that task's waker.
-            None => future.await,
-        }
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Box::pin(std::future::ready(output)),
+        // Polled again at once by its task, which registers that task's waker.
+        Poll::Pending => future,
     }
 }
 

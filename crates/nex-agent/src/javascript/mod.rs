@@ -101,7 +101,7 @@ fn engine(welcome: &Welcome, memory_bytes: u64, node: &Sender<ToNode>, groups: &
 fn settings(context: Context) -> Result<Settings, String> {
     let Context { welcome, start, node, host, groups, .. } = context;
     let engine = engine(&welcome, start.limits.memory_bytes, &node, &groups)
-        .ok_or("this node has no Deno, which JavaScript functions need (version 2 or later)")?;
+        .ok_or("this node has no Deno, which JavaScript functions need (version 2.9 or later)")?;
     let source = source::read(&start.artifact, start.limits.script_bytes)?;
     let load = Load {
         name: start.name,

@@ -41,7 +41,7 @@ pub(crate) fn deno() -> PathBuf {
     std::env::split_paths(&path)
         .map(|folder| folder.join("deno"))
         .find(|deno| deno.is_file())
-        .expect("these tests need Deno 2 or later: set NEX_DENO to the program, or put `deno` on the PATH")
+        .expect("these tests need Deno 2.9 or later: set NEX_DENO to the program, or put `deno` on the PATH")
 }
 
 /// A node with one agent.

@@ -28,11 +28,10 @@ use promises::{Promise, Promises};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, timeout_at};
 
 use super::call::Instance;
-use super::host_calls::only_waits;
+use super::host_calls::{Nowhere, only_waits};
 use super::millis;
 
 /// Bytes that are read at a time: most questions are shorter.
@@ -60,7 +59,9 @@ pub(super) enum Over {
 #[derive(Debug, Clone)]
 pub(super) struct Terms {
     pub(super) services: HostServices,
-    pub(super) tenant: Tenant,
+    pub(super) tenant: Arc<Tenant>,
+    /// Takes the parts of an answer, which what only waits has not.
+    pub(super) nowhere: Nowhere,
     /// The calls that are in the agent.
     pub(super) instance: Arc<Instance>,
     /// The longest that any call may take.
@@ -230,7 +231,7 @@ impl Direct {
         };
         let what = promise.then(|| Promise { number, call, request: request.clone() });
         // Begun here: calls go to NATS in the order in which they came.
-        let work = Box::pin(begun(answer(self.terms.clone(), number, request, body, deadline)));
+        let work = begun(answer(self.terms.clone(), number, request, body, deadline));
         match what {
             Some(promise) => self.promises.begin(promise, work),
             None => {
@@ -288,9 +289,7 @@ async fn step(open: &mut Option<Open>, answers: &mut pipe::Sender) -> io::Result
 }
 
 async fn answer(terms: Terms, number: u64, request: HostRequest, body: Bytes, deadline: Instant) -> Answer {
-    let Terms { services, tenant, limit, .. } = terms;
-    // Nothing that only waits has parts.
-    let (download, _) = mpsc::channel(1);
+    let Terms { services, tenant, nowhere: download, limit, .. } = terms;
     let late = HostError::new(&request, HostErrorCode::Timeout, "the function's call has no time left");
     let call = HostCall { request, body, upload: None, download, deadline: Instant::now() + limit };
     let (answer, body) = match timeout_at(deadline, services.call(&tenant, call)).await {

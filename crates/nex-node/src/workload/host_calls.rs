@@ -40,6 +40,10 @@ const DOWNLOAD: usize = 4;
 /// A watch goes on until it is given up or its agent is gone; no clock ends it before.
 const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
 
+/// What takes the parts of an answer and hands them to nobody. Shared, for a channel of its own would be most of what a
+/// short call allocates.
+pub(super) type Nowhere = mpsc::Sender<(Option<WatchEvent>, Bytes)>;
+
 /// The agent did something that no agent of ours does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the agent broke the protocol of host calls")]
@@ -49,7 +53,8 @@ pub struct ProtocolBroken;
 #[derive(Debug)]
 pub struct HostCalls {
     services: HostServices,
-    tenant: Tenant,
+    tenant: Arc<Tenant>,
+    nowhere: Nowhere,
     sender: Sender<ToAgent>,
     limit: Duration,
     open: HashMap<u64, Open>,
@@ -81,7 +86,8 @@ impl HostCalls {
     pub fn new(services: HostServices, tenant: Tenant, sender: Sender<ToAgent>, limit: Duration) -> Self {
         Self {
             services,
-            tenant,
+            tenant: Arc::new(tenant),
+            nowhere: mpsc::channel(1).0,
             sender,
             limit,
             open: HashMap::new(),
@@ -98,7 +104,8 @@ impl HostCalls {
     pub(super) fn open_direct(&mut self, worker: u32, folder: &Path, instance: &Arc<Instance>) -> io::Result<()> {
         let terms = Terms {
             services: self.services.clone(),
-            tenant: self.tenant.clone(),
+            tenant: Arc::clone(&self.tenant),
+            nowhere: self.nowhere.clone(),
             instance: Arc::clone(instance),
             limit: self.limit,
         };
@@ -148,19 +155,17 @@ impl HostCalls {
         };
         let is_watch = matches!(request, HostRequest::Kv(KvRequest::Watch { .. }));
         let deadline = Instant::now() + if is_watch { FOR_EVER } else { self.limit };
-        let (services, tenant) = (self.services.clone(), self.tenant.clone());
+        let (services, tenant) = (self.services.clone(), Arc::clone(&self.tenant));
         let window = Arc::new(Semaphore::new(WINDOW));
         let work = Work { number, sender: self.sender.clone(), window: Arc::clone(&window), deadline };
         // Begun here: calls go to NATS in the order in which they came.
-        let only_waits = only_waits(&request);
-        let work = begun(work.run(services, tenant, request, body, chunks));
-        let task = if only_waits {
+        let task = if only_waits(&request) {
             let (handle, registration) = AbortHandle::new_pair();
-            let work: BoxFuture<'static, u64> = Box::pin(work);
+            let work = begun(work.wait(services, tenant, request, body, self.nowhere.clone()));
             self.waiting.push(Abortable::new(work, registration));
             Task::Waiting(handle)
         } else {
-            Task::Running(self.running.spawn(work))
+            Task::Running(self.running.spawn(begun(work.run(services, tenant, request, body, chunks))))
         };
         self.open.insert(number, Open { upload, window, task });
         Ok(())
@@ -272,10 +277,25 @@ struct Work {
 }
 
 impl Work {
+    /// A call that only waits: its answer has one part.
+    async fn wait(
+        self,
+        services: HostServices,
+        tenant: Arc<Tenant>,
+        request: HostRequest,
+        body: Bytes,
+        download: Nowhere,
+    ) -> u64 {
+        let call = HostCall { request, body, upload: None, download, deadline: self.deadline };
+        let answer = services.call(&tenant, call).await;
+        self.end(answer).await;
+        self.number
+    }
+
     async fn run(
         self,
         services: HostServices,
-        tenant: Tenant,
+        tenant: Arc<Tenant>,
         request: HostRequest,
         body: Bytes,
         chunks: Option<mpsc::Receiver<Bytes>>,

@@ -9,7 +9,10 @@ use crate::wanted::executable;
 use crate::{Finding, Group, Machines, Monitor, Piece, Program, Remedy, Wanted};
 
 /// Oldest Firecracker that is driven.
-const OLDEST: (u64, u64) = (1, 7);
+const OLDEST_FIRECRACKER: (u64, u64) = (1, 7);
+
+/// Deno's oldest version that will do: earlier ones take no types out of TypeScript, and need more memory.
+const OLDEST_DENO: (u64, u64) = (2, 9);
 
 /// How long a program may take to say its version.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -21,10 +24,10 @@ pub(super) fn monitor(monitor: &Monitor) -> Vec<Finding> {
     match monitor {
         Monitor::Firecracker { firecracker, jailer, jailed, .. } => {
             let remedy = Remedy::Download(Piece::Firecracker);
-            let (first, version) = versioned(firecracker, "Firecracker VM monitor", fits);
+            let (first, version) = versioned(firecracker, "Firecracker VM monitor", |it| fits(it, OLDEST_FIRECRACKER));
             let same = |other: &str| match &version {
                 Some(version) if version != other => Err(format!("of another release than firecracker, {version}")),
-                _ => fits(other),
+                _ => fits(other, OLDEST_FIRECRACKER),
             };
             let (second, _) = versioned(jailer, "Firecracker's jailer", same);
             let mut found = vec![first.remedied_by(remedy), second.needed(*jailed).remedied_by(remedy)];
@@ -57,7 +60,7 @@ pub(super) fn services(wanted: &Wanted) -> Vec<Finding> {
         nex_rootfs::contents(&machines.root_image).is_ok_and(|contents| contents.javascript.is_some())
     };
     if wanted.machines.as_ref().is_none_or(|machines| wanted.javascript && !in_image(machines)) {
-        let (deno, _) = versioned(&wanted.deno, "Deno, for JavaScript functions", |_| Ok(()));
+        let (deno, _) = versioned(&wanted.deno, "Deno, for JavaScript functions", |version| fits(version, OLDEST_DENO));
         found.push(deno.needed(wanted.javascript).remedied_by(Remedy::Download(Piece::Deno)));
     }
     let (nats, _) = versioned(&wanted.nats_server, "NATS server, for a node that brings its own", |_| Ok(()));
@@ -72,11 +75,11 @@ pub(super) fn with_package(mut finding: Finding, package: &str) -> Finding {
     finding
 }
 
-/// Firecracker's versions that will do.
-fn fits(version: &str) -> Result<(), String> {
+/// Whether a version is no older than that one.
+fn fits(version: &str, oldest: (u64, u64)) -> Result<(), String> {
     let mut numbers = version.split('.').map(|part| part.parse::<u64>().unwrap_or_default());
     let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
-    if (major, minor) >= OLDEST { Ok(()) } else { Err(format!("too old: {}.{} or later", OLDEST.0, OLDEST.1)) }
+    if (major, minor) >= oldest { Ok(()) } else { Err(format!("too old: {}.{} or later", oldest.0, oldest.1)) }
 }
 
 /// Whether a program is there and can be executed.
@@ -192,6 +195,16 @@ mod tests {
         ] {
             assert_eq!(version_in(text).as_deref(), version, "{text}");
         }
+    }
+
+    #[test]
+    fn a_version_is_compared_by_its_numbers() {
+        for (version, new_enough) in
+            [("2.9.0", true), ("2.10.1", true), ("3.0.0", true), ("2.8.3", false), ("1.46.3", false)]
+        {
+            assert_eq!(fits(version, OLDEST_DENO).is_ok(), new_enough, "{version}");
+        }
+        assert_eq!(fits("2.8.3", OLDEST_DENO), Err("too old: 2.9 or later".to_owned()));
     }
 
     #[test]

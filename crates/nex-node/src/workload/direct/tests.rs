@@ -9,6 +9,7 @@ use nex_protocol::link::frame::MAX_LINK_FRAME;
 use nex_protocol::link::host::{KvRequest, MessagingRequest, ObjectRequest};
 use nex_protocol::link::message::{ToAgent, ToNode};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 
 use super::*;
 
@@ -58,7 +59,9 @@ async fn fixture(time: Duration) -> Fixture {
     while instance.deadline(CALL).is_none() {
         tokio::task::yield_now().await;
     }
-    let terms = Terms { services: services.clone(), tenant: tenant(), instance, limit: Duration::from_secs(60) };
+    let (nowhere, _) = mpsc::channel(1);
+    let limit = Duration::from_secs(60);
+    let terms = Terms { services: services.clone(), tenant: Arc::new(tenant()), nowhere, instance, limit };
     let listener = UnixListener::bind(folder.path().join(PROMISES)).unwrap();
     let direct = Direct::open(7, folder.path(), terms).unwrap();
     let (promises, _) = listener.accept().await.unwrap();
