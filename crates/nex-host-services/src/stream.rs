@@ -85,7 +85,7 @@ impl Streams {
 
     /// The bucket's stream as it is now, made when it is not there.
     ///
-    /// Apart, for asking JetStream for a stream takes a future of many kilobytes, and every call would be made with room
+    /// Apart, for asking JetStream for a stream takes a larger future than anything else, and every call would have room
     /// for it.
     pub(crate) fn reopen<'a>(&'a self, bucket: &'a str) -> Answer<'a, Arc<Stream>> {
         Box::pin(self.find_or_make(bucket))
