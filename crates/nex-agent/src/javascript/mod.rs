@@ -2,7 +2,8 @@
 //!
 //! [`run`] brings the first worker up and answers Start; [`function`] owns it from then on. [`prestart`] may have started it
 //! before. [`calls`] knows whose turn it is, [`deno`] the process, [`fresh`] one without a function and [`worker`] one with
-//! it, [`incoming`] how it hears us, [`host_calls`] what it asks of the node and [`direct`] its way past us, [`pace`] how slow the machine is, [`protocol`] what is said to it,
+//! it, [`incoming`] how it hears us, [`host_calls`] what it asks of the node and [`direct`] its way past us, [`pace`] how slow
+//! the machine is, [`protocol`] what is said to it,
 //! `worker/*.js` the other side. No JavaScript ever runs in the agent, and nothing the worker says is believed.
 
 mod calls;

@@ -51,6 +51,9 @@ async function classify(source) {
   if (asModule === null) return { kind: "module", source, type: "text/javascript" };
   // Costs some 25 ms, so only here, and before Deno is gone, which it needs.
   const { stripTypeScriptTypes } = await import("node:module");
+  if (typeof stripTypeScriptTypes !== "function") {
+    throw new Refused(`${asModule} (TypeScript needs Deno 2.9 or later, this node has ${Deno.version.deno})`);
+  }
   for (const mode of ["strip", "transform"]) {
     try {
       const stripped = stripTypeScriptTypes(source, { mode });
