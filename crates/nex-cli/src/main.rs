@@ -11,10 +11,8 @@ mod words;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let result = args::Cli::try_parse().map_err(failure::usage).and_then(|cli| {
+    let result = args::Cli::read().map_err(failure::usage).and_then(|cli| {
         commands::run(cli).map_err(|error| {
             failure::report(&error);
             ExitCode::FAILURE

@@ -256,6 +256,28 @@ fn node_up_says_what_to_do_when_the_port_for_metrics_is_taken() {
 }
 
 #[test]
+fn a_variable_that_is_set_to_nothing_counts_as_not_set() {
+    let variables = [
+        "NEX_NODE_NOSANDBOX",
+        "NEX_NODE_METRICS",
+        "NEX_NODE_METRICS_PORT",
+        "NEX_NODE_TAGS",
+        "NEX_STATE_DIR",
+        "NEX_NAMESPACE",
+        "NEX_LOGLEVEL",
+        "NEX_LOGJSON",
+        "NEX_LOGGER",
+        "NATS_URL",
+        "NATS_TIMEOUT",
+        "NATS_TLSFIRST",
+        "NATS_CREDS",
+    ];
+    let nex = variables.iter().fold(nex(), |nex, variable| nex.with(variable, ""));
+    let config = with_an_agent(&nex);
+    nex.success(&["node", "check", "--config", &config]);
+}
+
+#[test]
 fn metrics_are_for_prometheus_and_a_file_is_refused_with_what_to_use_instead() {
     let nex = nex();
     let config = with_an_agent(&nex);
