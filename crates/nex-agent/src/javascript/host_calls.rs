@@ -188,18 +188,9 @@ impl HostCalls {
         body: Bytes,
         deadline: Option<Instant>,
     ) -> Result<(HostRequest, Bytes, Instant), HostError> {
-        let request = request.map_err(|message| HostError {
-            service: "host".to_owned(),
-            method: "call".to_owned(),
-            code: HostErrorCode::Invalid,
-            message,
-            retry: false,
-        })?;
+        let request = request.map_err(HostError::no_request)?;
         let fail = |code, text: String| Err(HostError::new(&request, code, text));
-        let Some(deadline) = deadline else {
-            let text = "host services work only while the function's call runs that asks for them";
-            return fail(HostErrorCode::Invalid, text.to_owned());
-        };
+        let Some(deadline) = deadline else { return Err(HostError::without_call(&request)) };
         if self.open.len() >= OPEN {
             return fail(HostErrorCode::Quota, format!("{OPEN} host calls are open already"));
         }
@@ -276,8 +267,7 @@ impl HostCalls {
         for number in left {
             let Some(open) = self.open.remove(&number) else { continue };
             open.task.abort();
-            let text = "the function's call ended before the answer came: await it";
-            self.refuse(number, open.sync, HostError::new(&open.request, HostErrorCode::Invalid, text));
+            self.refuse(number, open.sync, HostError::call_ended(&open.request));
         }
     }
 
@@ -323,7 +313,7 @@ impl HostCalls {
 impl Job {
     async fn call(self) {
         let Self { number, call, request, body, deadline, way, host, budget, downloads, waited_for, .. } = self;
-        let late = HostError::new(&request, HostErrorCode::Timeout, "the function's call has no time left");
+        let late = HostError::call_out_of_time(&request);
         let work = async {
             let is_download = matches!(request, HostRequest::ObjectStore(ObjectRequest::Get { .. }));
             let _slot = if is_download { downloads.acquire_owned().await.ok() } else { None };
@@ -344,10 +334,7 @@ impl Job {
         let answer = match tokio::time::timeout_at(self.deadline, self.changes()).await {
             Ok(Ok(())) => Ok(HostReply::Done),
             Ok(Err(error)) => Err(error),
-            Err(_) => {
-                let text = "the function's call has no time left";
-                Err(HostError::new(&self.request, HostErrorCode::Timeout, text))
-            }
+            Err(_) => Err(HostError::call_out_of_time(&self.request)),
         };
         let _ = self.way.send(ToWorker::HostReply(self.number, answer, Bytes::new())).await;
         self.waited_for.store(false, Ordering::Relaxed);

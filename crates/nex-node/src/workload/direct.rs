@@ -6,8 +6,8 @@
 //!
 //! Nothing that comes from the pipe is believed: frames are bounded before they are kept, a call has to belong to a call
 //! of the function that is in this agent and ends with that one's deadline, one at a time blocks the worker, promises are
-//! bounded, and whose keys and subjects are meant is known from the link. The folder of the pipes is the one that the node chose, never one that an
-//! agent names, and what is not of this user is not opened.
+//! bounded, and whose keys and subjects are meant is known from the link. The folder of the pipes is the one that the node
+//! chose, never one that an agent names, and what is not of this user is not opened.
 
 mod promises;
 
@@ -22,7 +22,7 @@ use nex_host_services::{HostCall, HostServices, Tenant};
 use nex_link::begun;
 use nex_protocol::link::direct::{ANSWERS, ASKS, Answer, Ask, LARGEST, Waits};
 use nex_protocol::link::frame::Frame;
-use nex_protocol::link::host::{HostError, HostErrorCode, HostReply, HostRequest};
+use nex_protocol::link::host::{HostError, HostReply, HostRequest};
 use nex_protocol::link::message::Message;
 use promises::{Promise, Promises};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
@@ -249,20 +249,14 @@ impl Direct {
     ) -> Result<Result<(HostRequest, Instant), HostError>, &'static str> {
         let request = match request {
             Ok(request) => request,
-            Err(message) => {
-                let (service, method) = ("host".to_owned(), "call".to_owned());
-                return Ok(Err(HostError { service, method, code: HostErrorCode::Invalid, message, retry: false }));
-            }
+            Err(message) => return Ok(Err(HostError::no_request(message))),
         };
         if !only_waits(&request) {
             return Err("a question came that has to go through the agent");
         }
         Ok(match self.terms.instance.deadline(call).filter(|deadline| *deadline > Instant::now()) {
             Some(deadline) => Ok((request, deadline)),
-            None => {
-                let text = "host services work only while the function's call runs that asks for them";
-                Err(HostError::new(&request, HostErrorCode::Invalid, text))
-            }
+            None => Err(HostError::without_call(&request)),
         })
     }
 }
@@ -290,7 +284,7 @@ async fn step(open: &mut Option<Open>, answers: &mut pipe::Sender) -> io::Result
 
 async fn answer(terms: Terms, number: u64, request: HostRequest, body: Bytes, deadline: Instant) -> Answer {
     let Terms { services, tenant, nowhere: download, limit, .. } = terms;
-    let late = HostError::new(&request, HostErrorCode::Timeout, "the function's call has no time left");
+    let late = HostError::call_out_of_time(&request);
     let call = HostCall { request, body, upload: None, download, deadline: Instant::now() + limit };
     let (answer, body) = match timeout_at(deadline, services.call(&tenant, call)).await {
         Ok(Ok((reply, body))) => (Ok(reply), body),

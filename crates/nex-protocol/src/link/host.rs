@@ -407,6 +407,28 @@ impl HostError {
             retry: code.is_transient(),
         }
     }
+
+    /// What a function hears that asks for something that is no request; with what is wrong with it.
+    pub fn no_request(message: String) -> Self {
+        let (service, method) = ("host".to_owned(), "call".to_owned());
+        Self { service, method, code: HostErrorCode::Invalid, message, retry: false }
+    }
+
+    /// It asks while none of its calls runs, or for one that is over.
+    pub fn without_call(request: &HostRequest) -> Self {
+        let text = "host services work only while the function's call runs that asks for them";
+        Self::new(request, HostErrorCode::Invalid, text)
+    }
+
+    /// Its call had its outcome first.
+    pub fn call_ended(request: &HostRequest) -> Self {
+        Self::new(request, HostErrorCode::Invalid, "the function's call ended before the answer came: await it")
+    }
+
+    /// Its call must end now.
+    pub fn call_out_of_time(request: &HostRequest) -> Self {
+        Self::new(request, HostErrorCode::Timeout, "the function's call has no time left")
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use futures_util::stream::FuturesUnordered;
 use nex_link::Sender;
 use nex_protocol::link::direct::{Answer, OPEN_PROMISES, PROMISES};
-use nex_protocol::link::host::{HostError, HostErrorCode, HostRequest};
+use nex_protocol::link::host::{HostError, HostRequest};
 use rustix::fs::{FileType, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
@@ -94,8 +94,7 @@ impl Promises {
         for number in ended {
             let Some((promise, task)) = self.open.remove(&number) else { continue };
             task.abort();
-            let text = "the function's call ended before the answer came: await it";
-            let error = HostError::new(&promise.request, HostErrorCode::Invalid, text);
+            let error = HostError::call_ended(&promise.request);
             self.answer(Answer { number, answer: Err(error), body: Bytes::new() })?;
         }
         Ok(())

@@ -6,7 +6,7 @@ use nex_host_services::messaging::{MemoryBus, Reply};
 use nex_host_services::{Backends, Settings};
 use nex_protocol::link::direct::{OPEN_PROMISES, PROMISES};
 use nex_protocol::link::frame::MAX_LINK_FRAME;
-use nex_protocol::link::host::{KvRequest, MessagingRequest, ObjectRequest};
+use nex_protocol::link::host::{HostErrorCode, KvRequest, MessagingRequest, ObjectRequest};
 use nex_protocol::link::message::{ToAgent, ToNode};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
