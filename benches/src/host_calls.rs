@@ -2,6 +2,9 @@
 //!
 //! The same round trip is made by a client of this process and, in turns, by functions; a function makes many in one
 //! call and tells how long each took by its own clock, so what is measured is guest, agent, link, node and back.
+//!
+//! All of it twice: as the machine is, and with processors that do not sleep. Half of such a time is the waking of
+//! processors; the second figure is the part that nex has in it.
 
 use anyhow::{Context, Result};
 use async_nats::jetstream;
@@ -10,6 +13,7 @@ use nex_protocol::WorkloadType::{V8, Wasm};
 use nex_testkit::examples;
 use serde_json::json;
 
+use crate::awake::Awake;
 use crate::effort::Effort;
 use crate::figures::timed;
 use crate::report::Report;
@@ -85,7 +89,8 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
         context.publish(format!("$KV.hs_default_{bucket}_kv.key"), "value".into()).await?.await?;
     }
 
-    for case in &CASES {
+    for (awake, case) in [false, true].iter().flat_map(|awake| CASES.iter().map(move |case| (awake, case))) {
+        let _awake = if *awake { Some(Awake::keep().await?) } else { None };
         let mut turns = Turns::default();
         for _ in 0..effort.rounds {
             let base = match case.trip {
@@ -112,7 +117,8 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
             Trip::Get => "async-nats direct get",
             Trip::Request => "async-nats request",
         };
-        report.add(turns.line(NAME, case.what, baseline, None)?);
+        let what = format!("{}{}", case.what, if *awake { ", awake" } else { "" });
+        report.add(turns.line(NAME, what, baseline, None)?);
     }
     Ok(())
 }

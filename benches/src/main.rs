@@ -6,6 +6,7 @@
 //! something that is measured does not work: a benchmark that measures errors measures nothing.
 
 mod arguments;
+mod awake;
 mod bare;
 mod calls;
 mod cli;

@@ -45,12 +45,11 @@ impl Rooms {
 
     fn take(&self, namespace: &Namespace, bytes: usize) -> bool {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = held.get(namespace).copied().unwrap_or(0);
-        let fits = before.checked_add(bytes).is_some_and(|after| after <= self.limit);
-        if fits && bytes > 0 {
-            held.insert(namespace.clone(), before.saturating_add(bytes));
+        let fits = |before: usize| before.checked_add(bytes).filter(|after| *after <= self.limit);
+        match held.get_mut(namespace) {
+            Some(before) => fits(*before).map(|after| *before = after).is_some(),
+            None => fits(0).map(|after| held.insert(namespace.clone(), after)).is_some(),
         }
-        fits
     }
 
     fn give_back(&self, namespace: &Namespace, bytes: usize) {
@@ -75,7 +74,8 @@ impl Room {
     /// # Errors
     /// [`HostErrorCode::Quota`] when the namespace holds all it may.
     pub fn take(&self, bytes: usize) -> Result<(), Failure> {
-        if let Some((rooms, namespace)) = &self.0.rooms {
+        // Nothing fits everywhere, and most calls bring it.
+        if let Some((rooms, namespace)) = self.0.rooms.as_ref().filter(|_| bytes > 0) {
             if !rooms.take(namespace, bytes) {
                 let text = format!("the namespace's calls hold all of the {} bytes they may", rooms.limit);
                 return Err(Failure::new(HostErrorCode::Quota, text));
@@ -104,8 +104,9 @@ impl Room {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some((rooms, namespace)) = &self.rooms {
-            rooms.give_back(namespace, self.bytes.load(Ordering::Relaxed));
+        let bytes = *self.bytes.get_mut();
+        if let Some((rooms, namespace)) = self.rooms.as_ref().filter(|_| bytes > 0) {
+            rooms.give_back(namespace, bytes);
         }
     }
 }

@@ -267,7 +267,7 @@ impl HostCalls {
         for number in left {
             let Some(open) = self.open.remove(&number) else { continue };
             open.task.abort();
-            self.refuse(number, open.sync, HostError::call_ended(&open.request));
+            self.refuse(number, open.sync, HostError::call_ended(open.request.name()));
         }
     }
 
@@ -313,7 +313,7 @@ impl HostCalls {
 impl Job {
     async fn call(self) {
         let Self { number, call, request, body, deadline, way, host, budget, downloads, waited_for, .. } = self;
-        let late = HostError::call_out_of_time(&request);
+        let late = HostError::call_out_of_time(request.name());
         let work = async {
             let is_download = matches!(request, HostRequest::ObjectStore(ObjectRequest::Get { .. }));
             let _slot = if is_download { downloads.acquire_owned().await.ok() } else { None };
@@ -334,7 +334,7 @@ impl Job {
         let answer = match tokio::time::timeout_at(self.deadline, self.changes()).await {
             Ok(Ok(())) => Ok(HostReply::Done),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(HostError::call_out_of_time(&self.request)),
+            Err(_) => Err(HostError::call_out_of_time(self.request.name())),
         };
         let _ = self.way.send(ToWorker::HostReply(self.number, answer, Bytes::new())).await;
         self.waited_for.store(false, Ordering::Relaxed);

@@ -39,7 +39,7 @@ impl NatsMessaging {
         if self.client.connection_state() != State::Connected {
             return Err(Failure::unavailable("NATS is not connected"));
         }
-        let largest = self.client.server_info().max_payload;
+        let largest = self.client.max_payload();
         let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
         if message.payload.len().saturating_add(headers) > largest {
             return Err(Failure::too_large(format!("a message of NATS has at most {largest} bytes, headers included")));

@@ -22,7 +22,7 @@ use nex_host_services::{HostCall, HostServices, Tenant};
 use nex_link::begun;
 use nex_protocol::link::direct::{ANSWERS, ASKS, Answer, Ask, LARGEST, Waits};
 use nex_protocol::link::frame::Frame;
-use nex_protocol::link::host::{HostError, HostReply, HostRequest};
+use nex_protocol::link::host::{HostError, HostErrorCode, HostReply, HostRequest};
 use nex_protocol::link::message::Message;
 use promises::{Promise, Promises};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
@@ -229,7 +229,7 @@ impl Direct {
                 return Ok(());
             }
         };
-        let what = promise.then(|| Promise { number, call, request: request.clone() });
+        let what = promise.then(|| Promise { number, call, what: request.name() });
         // Begun here: calls go to NATS in the order in which they came.
         let work = begun(answer(self.terms.clone(), number, request, body, deadline));
         match what {
@@ -284,12 +284,16 @@ async fn step(open: &mut Option<Open>, answers: &mut pipe::Sender) -> io::Result
 
 async fn answer(terms: Terms, number: u64, request: HostRequest, body: Bytes, deadline: Instant) -> Answer {
     let Terms { services, tenant, nowhere: download, limit, .. } = terms;
-    let late = HostError::call_out_of_time(&request);
-    let call = HostCall { request, body, upload: None, download, deadline: Instant::now() + limit };
-    let (answer, body) = match timeout_at(deadline, services.call(&tenant, call)).await {
-        Ok(Ok((reply, body))) => (Ok(reply), body),
-        Ok(Err(error)) => (Err(error), Bytes::new()),
-        Err(_) => (Err(late), Bytes::new()),
+    let what = request.name();
+    // One deadline, for each costs a timer: the function's call's, where that comes first.
+    let first = deadline.min(Instant::now() + limit);
+    let call = HostCall { request, body, upload: None, download, deadline: first };
+    let (answer, body) = match services.call(&tenant, call).await {
+        Ok((reply, body)) => (Ok(reply), body),
+        Err(error) if error.code == HostErrorCode::Timeout && Instant::now() >= deadline => {
+            (Err(HostError::call_out_of_time(what)), Bytes::new())
+        }
+        Err(error) => (Err(error), Bytes::new()),
     };
     Answer { number, answer, body }
 }

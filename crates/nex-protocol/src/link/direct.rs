@@ -99,11 +99,11 @@ pub fn request(text: &RawValue) -> Result<HostRequest, String> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct AskHead {
+struct AskHead<R> {
     call: u64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     promise: bool,
-    request: Box<RawValue>,
+    request: R,
 }
 
 impl Message for Ask {
@@ -119,8 +119,15 @@ impl Message for Ask {
         if frame.kind != kind::ASK {
             return Err(MessageError::UnknownKind(frame.kind));
         }
-        let AskHead { call, promise, request: text } = head(&frame)?;
-        Ok(Self { number: frame.call, call, promise, request: request(&text), body: frame.body })
+        // In one pass, as almost all are; a second one finds out what is wrong with the request alone.
+        let (call, promise, request) = match head(&frame) {
+            Ok(AskHead { call, promise, request }) if frame.head.len() <= REQUEST => (call, promise, Ok(request)),
+            _ => {
+                let AskHead::<Box<RawValue>> { call, promise, request: text } = head(&frame)?;
+                (call, promise, request(&text))
+            }
+        };
+        Ok(Self { number: frame.call, call, promise, request, body: frame.body })
     }
 }
 

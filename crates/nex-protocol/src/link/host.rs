@@ -14,6 +14,8 @@
 //! `n` is chosen by the agent and is unique among its open host calls; it is no call number of a function. Nothing in
 //! a request names a tenant: whose keys, objects and subjects are meant is known from the link.
 
+mod read;
+
 use serde::{Deserialize, Serialize};
 
 use super::message::Headers;
@@ -24,8 +26,8 @@ pub const WINDOW: usize = 4;
 /// Largest chunk, bytes.
 pub const CHUNK: usize = 64 << 10;
 
-/// A request to a host service. Payloads (values, objects, messages, bodies) stand beside it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A request to a host service. Payloads (values, objects, messages, bodies) stand beside it. Read in `host/read.rs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "service", rename_all = "camelCase")]
 pub enum HostRequest {
     /// The function's key-value bucket.
@@ -51,7 +53,7 @@ impl HostRequest {
 }
 
 /// Methods of `kv`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "method", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum KvRequest {
     /// The value of a key.
@@ -64,7 +66,7 @@ pub enum KvRequest {
         /// Key.
         key: String,
         /// Milliseconds after which the key is gone, where the server supports it.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         ttl_ms: Option<u64>,
     },
     /// Sets a key that must not exist.
@@ -72,7 +74,7 @@ pub enum KvRequest {
         /// Key.
         key: String,
         /// As in `Set`.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         ttl_ms: Option<u64>,
     },
     /// Sets a key that must be at this revision.
@@ -97,7 +99,7 @@ pub enum KvRequest {
     /// Changes from now on, as [`WatchEvent`] chunks, until cancelled.
     Watch {
         /// Key or pattern; all keys when none.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         key: Option<String>,
     },
 }
@@ -118,7 +120,7 @@ impl KvRequest {
 }
 
 /// Methods of `objectStore`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "method", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum ObjectRequest {
     /// Stores an object; its bytes follow as chunks, the last one empty.
@@ -158,7 +160,7 @@ impl ObjectRequest {
 }
 
 /// Methods of `messaging`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "method", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum MessagingRequest {
     /// Publishes the payload.
@@ -166,7 +168,7 @@ pub enum MessagingRequest {
         /// Subject.
         subject: String,
         /// Headers.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[serde(skip_serializing_if = "Vec::is_empty")]
         headers: Headers,
     },
     /// Publishes the payload and waits for one answer.
@@ -174,10 +176,10 @@ pub enum MessagingRequest {
         /// Subject.
         subject: String,
         /// Headers.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[serde(skip_serializing_if = "Vec::is_empty")]
         headers: Headers,
         /// Longest wait; the call's own deadline bounds it too.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
     },
     /// Publishes the payload and collects answers until one of the bounds is met.
@@ -185,16 +187,16 @@ pub enum MessagingRequest {
         /// Subject.
         subject: String,
         /// Headers.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[serde(skip_serializing_if = "Vec::is_empty")]
         headers: Headers,
         /// Ends after so many answers.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         max_messages: Option<u32>,
         /// Ends when so long after an answer no other came.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         stall_ms: Option<u64>,
         /// Ends after so long.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
     },
 }
@@ -210,7 +212,7 @@ impl MessagingRequest {
 }
 
 /// An HTTP request; the payload is its body.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpRequest {
     /// Method, upper case.
@@ -218,13 +220,13 @@ pub struct HttpRequest {
     /// Absolute URL, `http` or `https`.
     pub url: String,
     /// Headers.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub headers: Headers,
     /// Longest wait; the call's own deadline bounds it too.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     /// What a response that points elsewhere means.
-    #[serde(default, skip_serializing_if = "Redirect::is_follow")]
+    #[serde(skip_serializing_if = "Redirect::is_follow")]
     pub redirect: Redirect,
 }
 
@@ -398,7 +400,10 @@ impl HostErrorCode {
 impl HostError {
     /// An error of a request.
     pub fn new(request: &HostRequest, code: HostErrorCode, message: impl Into<String>) -> Self {
-        let (service, method) = request.name();
+        Self::of(request.name(), code, message)
+    }
+
+    fn of((service, method): (&str, &str), code: HostErrorCode, message: impl Into<String>) -> Self {
         Self {
             service: service.to_owned(),
             method: method.to_owned(),
@@ -420,14 +425,14 @@ impl HostError {
         Self::new(request, HostErrorCode::Invalid, text)
     }
 
-    /// Its call had its outcome first.
-    pub fn call_ended(request: &HostRequest) -> Self {
-        Self::new(request, HostErrorCode::Invalid, "the function's call ended before the answer came: await it")
+    /// Its call had its outcome first; with the [`HostRequest::name`] of what it asked for.
+    pub fn call_ended(what: (&str, &str)) -> Self {
+        Self::of(what, HostErrorCode::Invalid, "the function's call ended before the answer came: await it")
     }
 
-    /// Its call must end now.
-    pub fn call_out_of_time(request: &HostRequest) -> Self {
-        Self::new(request, HostErrorCode::Timeout, "the function's call has no time left")
+    /// Its call must end now; with the [`HostRequest::name`] of what it asked for.
+    pub fn call_out_of_time(what: (&str, &str)) -> Self {
+        Self::of(what, HostErrorCode::Timeout, "the function's call has no time left")
     }
 }
 

@@ -43,9 +43,7 @@ function askDirectly(number, head, body) {
 const told = stream();
 
 function readTold(bytes) {
-  const count = readBlocking(readDirectly, bytes);
-  if (count === null || count === 0) throw new TheError("closed");
-  return count;
+  return moreTold(readBlocking(readDirectly, bytes));
 }
 
 // The answer to the question of that number; null when the pipe is closed, and then nobody knows what became of it.
@@ -70,17 +68,24 @@ async function openDirectWay() {
   const node = await connected();
   noMore();
   promised = true;
-  hearPromises(async (bytes) => {
-    const count = await readFrom(node, bytes);
-    if (count === null || count === 0) throw new TheError("closed");
-    return count;
-  });
+  hearPromises(node);
+}
+
+// Counts what was read of a promise's answer.
+function moreTold(count) {
+  if (count === null || count === 0) throw new TheError("closed");
+  return count;
 }
 
 // Takes the answers to promises until there are no more.
-async function hearPromises(readMore) {
+async function hearPromises(node) {
+  const readMore = async (bytes) => moreTold(await readFrom(node, bytes));
   try {
-    for (;;) hostReply(await frameLater(later, readMore));
+    for (;;) {
+      // Most answers come alone and whole: each function that is awaited on the way costs a turn of the queue.
+      if (later.start === later.end) later.end = moreTold(await readFrom(node, room(later)));
+      hostReply(wholeFrame(later) ?? await frameLater(later, readMore));
+    }
   } catch {
     promised = direct = false;
     failDirect();

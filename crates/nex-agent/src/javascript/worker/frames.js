@@ -58,6 +58,10 @@ function stream() {
 
 // Room behind what is there already.
 function room(from) {
+  if (from.start === from.end) {
+    from.start = from.end = 0;
+    return from.bytes;
+  }
   if (from.start > 0) {
     copyWithin(from.bytes, 0, from.start, from.end);
     from.end -= from.start;
@@ -84,6 +88,14 @@ function begin(from, length) {
   setBytes(bytes, new TheBytes(from.memory, from.start, have));
   from.start += have;
   return { memory, bytes, have, length };
+}
+
+// The same of a head, which nobody keeps: it stays where it is, if it is there whole.
+function beginHead(from, length) {
+  if (from.end - from.start < length) return begin(from, length);
+  const bytes = new TheBytes(from.memory, from.start, length);
+  from.start += length;
+  return { memory: from.memory, bytes, have: length, length };
 }
 
 const rest = (part) => new TheBytes(part.memory, part.have);
@@ -118,11 +130,20 @@ async function frameLater(from, readMore) {
     const count = await readMore(room(from));
     from.end += count;
   }
-  const head = begin(from, fixed.headLength);
+  const head = beginHead(from, fixed.headLength);
   while (head.have < head.length) head.have += await readMore(rest(head));
   const body = begin(from, fixed.bodyLength);
   while (body.have < body.length) body.have += await readMore(rest(body));
   return frameOf(fixed, head, body);
+}
+
+// The next frame, when it is there whole; null when it is not.
+function wholeFrame(from) {
+  const there = from.end - from.start;
+  if (there < PREFIX + FIXED || there < PREFIX + getUint32(from.view, from.start)) return null;
+  const fixed = prefix(from);
+  const head = beginHead(from, fixed.headLength);
+  return frameOf(fixed, head, begin(from, fixed.bodyLength));
 }
 
 // What the agent says next.
@@ -137,7 +158,7 @@ function frameFrom(from, readMore) {
     const count = readMore(room(from));
     from.end += count;
   }
-  const head = begin(from, fixed.headLength);
+  const head = beginHead(from, fixed.headLength);
   while (head.have < head.length) head.have += readMore(rest(head));
   const body = begin(from, fixed.bodyLength);
   while (body.have < body.length) body.have += readMore(rest(body));

@@ -16,7 +16,7 @@ use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use futures_util::stream::FuturesUnordered;
 use nex_link::Sender;
 use nex_protocol::link::direct::{Answer, OPEN_PROMISES, PROMISES};
-use nex_protocol::link::host::{HostError, HostRequest};
+use nex_protocol::link::host::HostError;
 use rustix::fs::{FileType, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
@@ -29,8 +29,8 @@ pub(super) struct Promise {
     pub(super) number: u64,
     /// The function's call it is part of.
     pub(super) call: u64,
-    /// What it asks for.
-    pub(super) request: HostRequest,
+    /// Service and method.
+    pub(super) what: (&'static str, &'static str),
 }
 
 /// See the module. Dropping it gives everything up and closes the socket.
@@ -94,7 +94,7 @@ impl Promises {
         for number in ended {
             let Some((promise, task)) = self.open.remove(&number) else { continue };
             task.abort();
-            let error = HostError::call_ended(&promise.request);
+            let error = HostError::call_ended(promise.what);
             self.answer(Answer { number, answer: Err(error), body: Bytes::new() })?;
         }
         Ok(())
