@@ -148,7 +148,17 @@ for (const path of paths) {
     if (Deno.permissions.querySync({ name, path }).state === "granted") exit(70);
   }
 }
-const readFrom = uncurry(socket.read);
+// What reads a connection. A connection's own `read` awaits what Deno's core does and keeps a list of it, for every message;
+// the core is asked itself where this Deno's has what that takes.
+const resource = Object.getOwnPropertySymbols(socket).find(({ description }) => description === "Deno.internal.rid");
+const readCore = core?.read?.bind(core);
+const readConnection = uncurry(socket.read);
+const readOf = (connection) => {
+  const number = resource && connection[resource];
+  if (readCore && isSafeInteger(number)) return (bytes) => readCore(number, bytes);
+  return (bytes) => readConnection(connection, bytes);
+};
+const readSocket = readOf(socket);
 const connected = promises?.accept.bind(promises);
 const noMore = promises?.close.bind(promises);
 const readDirectly = directAnswers?.readSync.bind(directAnswers);

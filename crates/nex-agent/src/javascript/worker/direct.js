@@ -79,11 +79,12 @@ function moreTold(count) {
 
 // Takes the answers to promises until there are no more.
 async function hearPromises(node) {
-  const readMore = async (bytes) => moreTold(await readFrom(node, bytes));
+  const read = readOf(node);
+  const readMore = async (bytes) => moreTold(await read(bytes));
   try {
     for (;;) {
       // Most answers come alone and whole: each function that is awaited on the way costs a turn of the queue.
-      if (later.start === later.end) later.end = moreTold(await readFrom(node, room(later)));
+      if (later.start === later.end) later.end = moreTold(await read(room(later)));
       hostReply(wholeFrame(later) ?? await frameLater(later, readMore));
     }
   } catch {

@@ -115,7 +115,7 @@ const incoming = stream();
 async function readInto(bytes) {
   for (;;) {
     try {
-      return more(await readFrom(socket, bytes));
+      return more(await readSocket(bytes));
     } catch (error) {
       if (!comesLater(error)) broken(error);
       await new ThePromise((resolve) => theTimer()(resolve, 2));
