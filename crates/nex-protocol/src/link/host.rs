@@ -247,8 +247,8 @@ impl Redirect {
     }
 }
 
-/// The answer to a request that was done. Payloads stand beside it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The answer to a request that was done. Payloads stand beside it. Read in `host/read.rs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum HostReply {
     /// It is done; nothing to say.
@@ -403,7 +403,8 @@ impl HostError {
         Self::of(request.name(), code, message)
     }
 
-    fn of((service, method): (&str, &str), code: HostErrorCode, message: impl Into<String>) -> Self {
+    /// The same, with the [`HostRequest::name`] of what was asked for.
+    pub fn of((service, method): (&str, &str), code: HostErrorCode, message: impl Into<String>) -> Self {
         Self {
             service: service.to_owned(),
             method: method.to_owned(),

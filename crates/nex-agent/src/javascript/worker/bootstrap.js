@@ -51,7 +51,6 @@ const { isView } = ArrayBuffer;
 const ThePromise = Promise;
 const TheMap = Map;
 const TheError = Error;
-const toNumber = Number;
 const toBigInt = BigInt;
 const toText = String;
 const indirectEval = eval;
@@ -184,10 +183,12 @@ const current = await (async () => {
   return { get: storage.getStore.bind(storage), run: storage.run.bind(storage) };
 })();
 
-// JSON of plain values, whatever `toJSON` anybody gave to whichever prototype.
+// A text in JSON. A surrogate alone is no text for anybody but JavaScript.
+const quoted = (text) => stringify(toWellFormed(text));
+
+// JSON of plain values, whatever `toJSON` anybody gave to whichever prototype. The names in objects are of this module.
 function json(value) {
-  // A surrogate alone is no text for anybody but JavaScript.
-  if (typeof value === "string") return stringify(toWellFormed(value));
+  if (typeof value === "string") return quoted(value);
   if (typeof value === "number") return isFinite(value) ? `${value}` : "null";
   if (typeof value !== "object" || value === null) return `${value ?? null}`;
   let text = "";
@@ -198,7 +199,7 @@ function json(value) {
   const names = keys(value);
   for (let at = 0; at < names.length; at++) {
     const field = value[names[at]];
-    if (field !== undefined) text += `${text === "" ? "" : ","}${stringify(names[at])}:${json(field)}`;
+    if (field !== undefined) text += `${text === "" ? "" : ","}"${names[at]}":${json(field)}`;
   }
   return `{${text}}`;
 }

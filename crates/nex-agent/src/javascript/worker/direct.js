@@ -51,7 +51,7 @@ function directAnswer(number) {
   try {
     for (;;) {
       const frame = frameFrom(told, readTold);
-      if (toNumber(frame.call) === number) return frame;
+      if (frame.call === number) return frame;
     }
   } catch {
     direct = false;

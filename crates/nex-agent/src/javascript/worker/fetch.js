@@ -13,7 +13,7 @@ const isAborted = getterOf(AbortSignal.prototype, "aborted");
 const abortReason = getterOf(AbortSignal.prototype, "reason");
 const listen = uncurry(EventTarget.prototype.addEventListener);
 const unlisten = uncurry(EventTarget.prototype.removeEventListener);
-const FETCH = { service: "http", method: "fetch", read: (reply, body) => ({ reply, body }) };
+const FETCH = { service: "http", method: "fetch", opening: openingOf("http"), read: (reply, body) => ({ reply, body }) };
 
 const PARTS = ["body", "headers", "method", "redirect", "signal", "url"];
 
@@ -45,8 +45,9 @@ async function hostFetch(input, init) {
   const headers = pairsOf(FETCH, part.headers(request));
   // What 'error' forbids is a redirect that would be followed, so it must come as it is.
   const follow = redirect === "follow";
-  const asked = { service: "http", method: part.method(request), url, headers, redirect: follow ? "follow" : "manual" };
-  const { promise, cancel } = callAsync(FETCH, asked, body);
+  const target = textField("method", part.method(request)) + textField("url", url);
+  const asked = target + headersField(headers) + textField("redirect", follow ? "follow" : "manual");
+  const { promise, cancel } = callAsync(FETCH, requestOf(FETCH, asked), body);
   const abort = () => cancel(abortReason(signal));
   listen(signal, "abort", abort);
   let answer;

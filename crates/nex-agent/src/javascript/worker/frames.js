@@ -70,14 +70,20 @@ function room(from) {
   return new TheBytes(from.memory, from.end);
 }
 
+const numberAt = (view, at) => getUint32(view, at) * 0x100000000 + getUint32(view, at + 4);
+
 // The fixed part of the next frame, taken; null when it is not there whole.
 function prefix(from) {
   if (from.end - from.start < PREFIX + FIXED) return null;
   const { view, start } = from;
   const headLength = getUint32(view, start + 13);
   const bodyLength = getUint32(view, start) - FIXED - headLength;
+  const kind = getUint8(view, start + 4);
+  // Host calls have their numbers from here; calls of the function have the agent's, and those can be larger.
+  const ours = kind === KIND.hostReply || kind === KIND.hostEvent;
+  const call = ours ? numberAt(view, start + 5) : getBigUint64(view, start + 5);
   from.start += PREFIX + FIXED;
-  return { kind: getUint8(view, start + 4), call: getBigUint64(view, start + 5), headLength, bodyLength };
+  return { kind, call, headLength, bodyLength };
 }
 
 // An array of that length with as much as is there already, and how much that is.

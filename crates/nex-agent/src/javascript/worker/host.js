@@ -37,11 +37,11 @@ function bounded(spec, body) {
   throw new HostServiceError(spec.service, spec.method, "too-large", message);
 }
 
-// Sends a call; gives its number.
+// Sends a call, whose request is JSON text; gives its number.
 function ask(spec, sync, request, body, call) {
   bounded(spec, body);
   const number = ++lastNumber;
-  send(KIND.hostCall, toBigInt(number), `{"call":${call},"sync":${sync},"request":${json(request)}}`, body);
+  send(KIND.hostCall, toBigInt(number), `{"call":${call},"sync":${sync},"request":${request}}`, body);
   return number;
 }
 
@@ -61,8 +61,8 @@ const blocking = new TheMap();
 function waitFor(number) {
   for (;;) {
     const frame = nextAnswer();
-    if (toNumber(frame.call) === number) return frame;
-    mapGet(blocking, toNumber(frame.call))?.(frame);
+    if (frame.call === number) return frame;
+    mapGet(blocking, frame.call)?.(frame);
   }
 }
 
@@ -78,7 +78,7 @@ function callSync(spec, request, body) {
   if (goesDirectly(spec)) {
     bounded(spec, body);
     const number = ++lastNumber;
-    if (askDirectly(number, `{"call":${callNow()},"request":${json(request)}}`, body)) {
+    if (askDirectly(number, `{"call":${callNow()},"request":${request}}`, body)) {
       const answer = directAnswer(number);
       if (answer !== null) return valueOf(spec, answer);
       throw lost(spec);
@@ -133,7 +133,7 @@ function askLater(entry) {
   if (!promised || !goesDirectly(spec)) return false;
   bounded(spec, body);
   const number = ++lastNumber;
-  if (!askDirectly(number, `{"call":${call},"promise":true,"request":${json(request)}}`, body)) return false;
+  if (!askDirectly(number, `{"call":${call},"promise":true,"request":${request}}`, body)) return false;
   entry.number = number;
   return entry.direct = true;
 }
@@ -159,11 +159,10 @@ function close(entry) {
 }
 
 function hostReply(frame) {
-  const number = toNumber(frame.call);
-  const entry = mapGet(open, number);
+  const entry = mapGet(open, frame.call);
   if (entry === undefined) return;
   if (entry.watch !== undefined) {
-    mapDelete(open, number);
+    mapDelete(open, frame.call);
     return entry.watch(null, field(frame.head, "error"));
   }
   close(entry);
@@ -175,7 +174,7 @@ function hostReply(frame) {
 }
 
 function hostEvent(frame) {
-  const entry = mapGet(open, toNumber(frame.call));
+  const entry = mapGet(open, frame.call);
   if (entry !== undefined && entry.watch !== undefined) entry.watch(changeOf(frame));
 }
 

@@ -21,8 +21,16 @@ function bytesOf(value) {
   return value instanceof TheSharedBuffer ? copyOf(new TheBytes(value)) : undefined;
 }
 
+// Texts up to that length become bytes here: those are copied into a frame before anything of the function's runs.
+const SHORT_TEXT = 4096;
+const ofText = new TheBytes(3 * SHORT_TEXT);
+const textMemory = arrayBuffer(ofText);
+
 function payload(spec, value, optional = false) {
   if (optional && (value === undefined || value === null)) return EMPTY;
+  if (typeof value === "string" && value.length <= SHORT_TEXT) {
+    return new TheBytes(textMemory, 0, encodeInto(encoder, value, ofText).written);
+  }
   const bytes = bytesOf(value);
   if (bytes === undefined) {
     throw invalid(spec, `a payload is a string, a Uint8Array or another view or buffer, not ${kindOf(value)}`);
@@ -83,6 +91,15 @@ function pairsIn(headers) {
   }
   return pairs;
 }
+
+// ---------------------------------------------------------------- requests
+
+// The JSON text of a request: which service it is for, and its fields, each with a comma before it.
+const openingOf = (service) => `{"service":${quoted(service)}`;
+const textField = (name, value) => `,"${name}":${quoted(value)}`;
+const wholeField = (name, value) => (value === undefined ? "" : `,"${name}":${value}`);
+const headersField = (pairs) => (pairs.length === 0 ? "" : `,"headers":${json(pairs)}`);
+const requestOf = ({ opening }, fields) => `${opening}${fields}}`;
 
 // ---------------------------------------------------------------- results
 
@@ -149,80 +166,66 @@ function responseOf(reply, body) {
 
 // ---------------------------------------------------------------- services
 
-// What each method sends: `[request, body]`, of its arguments; and what it makes of the answer.
+// What each method sends: `[fields, body]`, of its arguments; and what it makes of the answer. The fields are JSON text as
+// it comes: an object for them, and its names one after the other, was a good part of a short call.
 const methods = create(null);
 
-function method(service, name, prepare, read) {
+function method(service, name, prepare, read, sent = name) {
   methods[service] ??= create(null);
   // Whether the node only waits for NATS, and not for long.
   const short = service === "messaging" || (service === "kv" && name !== "keys" && name !== "watch");
-  methods[service][name] = { service, method: name, prepare, read, short };
+  const opening = openingOf(service) + textField("method", sent);
+  methods[service][name] = { service, method: name, opening, prepare, read, short };
 }
 
-const key = (spec, value) => text(spec, value, "key");
+const keyField = (spec, value) => textField("key", text(spec, value, "key"));
+const ttlField = (spec, given) => wholeField("ttlMs", whole(spec, options(spec, given).ttl, "ttl"));
 
-method("kv", "get", (spec, name) => [{ service: "kv", method: "get", key: key(spec, name) }], (reply, body) => {
+method("kv", "get", (spec, name) => [keyField(spec, name)], (reply, body) => {
   return isMissing(reply) ? null : hidden(body, "revision", revisionOf(reply));
 });
-method("kv", "set", (spec, name, value, given) => {
-  const ttlMs = whole(spec, options(spec, given).ttl, "ttl");
-  return [{ service: "kv", method: "set", key: key(spec, name), ttlMs }, payload(spec, value)];
-}, nothing);
-method("kv", "create", (spec, name, value, given) => {
-  const ttlMs = whole(spec, options(spec, given).ttl, "ttl");
-  return [{ service: "kv", method: "create", key: key(spec, name), ttlMs }, payload(spec, value)];
-}, revisionOf);
+const stored = (spec, name, value, given) => {
+  return [keyField(spec, name) + ttlField(spec, given), payload(spec, value)];
+};
+method("kv", "set", stored, nothing);
+method("kv", "create", stored, revisionOf);
 method("kv", "update", (spec, name, value, seen) => {
   const revision = whole(spec, seen, "the revision");
   if (revision === undefined) throw invalid(spec, "the revision that the key is at is missing");
-  return [{ service: "kv", method: "update", key: key(spec, name), revision }, payload(spec, value)];
+  return [keyField(spec, name) + wholeField("revision", revision), payload(spec, value)];
 }, revisionOf);
-method("kv", "delete", (spec, name) => [{ service: "kv", method: "delete", key: key(spec, name) }], nothing);
-method("kv", "exists", (spec, name) => [{ service: "kv", method: "exists", key: key(spec, name) }], (reply) => {
-  return field(reply, "value") === true;
-});
-method("kv", "keys", () => [{ service: "kv", method: "keys" }], (reply) => field(reply, "keys") ?? []);
-method("kv", "watch", (spec, pattern) => {
-  return [{ service: "kv", method: "watch", key: pattern === undefined ? pattern : key(spec, pattern) }];
-});
+method("kv", "delete", (spec, name) => [keyField(spec, name)], nothing);
+method("kv", "exists", (spec, name) => [keyField(spec, name)], (reply) => field(reply, "value") === true);
+method("kv", "keys", () => [""], (reply) => field(reply, "keys") ?? []);
+method("kv", "watch", (spec, pattern) => [pattern === undefined ? "" : keyField(spec, pattern)]);
 
 const infoOf = (reply) => (isMissing(reply) ? null : field(reply, "info"));
-const object = (method) => (spec, name) => [{ service: "objectStore", method, name: text(spec, name, "name") }];
+const nameField = (spec, name) => textField("name", text(spec, name, "name"));
+const named = (spec, name) => [nameField(spec, name)];
 
-method("objectStore", "get", object("get"), (reply, body) => (isMissing(reply) ? null : body));
-method("objectStore", "put", (spec, name, value) => {
-  return [object("put")(spec, name)[0], payload(spec, value)];
-}, infoOf);
-method("objectStore", "delete", object("delete"), nothing);
-method("objectStore", "info", object("info"), infoOf);
-method("objectStore", "list", () => [{ service: "objectStore", method: "list" }], (reply) => {
-  return field(reply, "objects") ?? [];
-});
+method("objectStore", "get", named, (reply, body) => (isMissing(reply) ? null : body));
+method("objectStore", "put", (spec, name, value) => [nameField(spec, name), payload(spec, value)], infoOf);
+method("objectStore", "delete", named, nothing);
+method("objectStore", "info", named, infoOf);
+method("objectStore", "list", () => [""], (reply) => field(reply, "objects") ?? []);
 
 function messaging(name, more, read) {
   method("messaging", name, (spec, subject, value, given) => {
     const chosen = options(spec, given);
-    const request = {
-      service: "messaging",
-      method: name,
-      subject: text(spec, subject, "subject"),
-      headers: pairsOf(spec, chosen.headers),
-      ...more(spec, chosen),
-    };
-    return [request, payload(spec, value, true)];
+    const target = textField("subject", text(spec, subject, "subject"));
+    const fields = target + headersField(pairsOf(spec, chosen.headers)) + more(spec, chosen);
+    return [fields, payload(spec, value, true)];
   }, read);
 }
-const timeoutMs = (spec, { timeout }) => whole(spec, timeout, "timeout");
+const timeoutField = (spec, { timeout }) => wholeField("timeoutMs", whole(spec, timeout, "timeout"));
 
-messaging("publish", () => null, nothing);
-messaging("request", (spec, chosen) => ({ timeoutMs: timeoutMs(spec, chosen) }), (reply, body) => {
-  return messageOf(field(reply, "messages")?.[0] ?? NONE, body);
-});
-messaging("requestMany", (spec, chosen) => ({
-  maxMessages: whole(spec, chosen.max, "max"),
-  stallMs: whole(spec, chosen.stall, "stall"),
-  timeoutMs: timeoutMs(spec, chosen),
-}), messagesOf);
+messaging("publish", () => "", nothing);
+messaging("request", timeoutField, (reply, body) => messageOf(field(reply, "messages")?.[0] ?? NONE, body));
+messaging("requestMany", (spec, chosen) => {
+  const most = wholeField("maxMessages", whole(spec, chosen.max, "max"));
+  const stall = wholeField("stallMs", whole(spec, chosen.stall, "stall"));
+  return most + stall + timeoutField(spec, chosen);
+}, messagesOf);
 
 function http(name, verb) {
   const bodyless = verb === "GET" || verb === "HEAD" || verb === "DELETE";
@@ -230,15 +233,10 @@ function http(name, verb) {
     // Those that seldom have a body take their options in its place too.
     const instead = bodyless && given === undefined && typeof body === "object" && bytesOf(body) === undefined;
     const chosen = options(spec, instead ? body : given);
-    const request = {
-      service: "http",
-      method: verb,
-      url: url instanceof TheURL ? urlText(url) : text(spec, url, "URL"),
-      headers: pairsOf(spec, chosen.headers),
-      timeoutMs: timeoutMs(spec, chosen),
-    };
-    return [request, instead ? EMPTY : payload(spec, body, true)];
-  }, responseOf);
+    const target = textField("url", url instanceof TheURL ? urlText(url) : text(spec, url, "URL"));
+    const fields = target + headersField(pairsOf(spec, chosen.headers)) + timeoutField(spec, chosen);
+    return [fields, instead ? EMPTY : payload(spec, body, true)];
+  }, responseOf, verb);
 }
 http("get", "GET");
 http("post", "POST");
@@ -264,7 +262,7 @@ function surface(invoke) {
 
 function prepared(spec, args) {
   const made = spec.prepare(spec, args[0], args[1], args[2]);
-  return { request: made[0], body: made[1] ?? EMPTY };
+  return { request: requestOf(spec, made[0]), body: made[1] ?? EMPTY };
 }
 
 function invokeSync(spec, args) {

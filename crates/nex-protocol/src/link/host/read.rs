@@ -1,20 +1,23 @@
-//! Reads requests to host services: service and method decide which of the fields are looked at.
+//! Reads requests to host services, whose service and method decide which of the fields are looked at, and their replies,
+//! whose kind does.
 //!
-//! In one pass over all fields that any request has. What serde derives for enums with a tag keeps every field until it
-//! has seen the tag, once for the service and once for the method: that was a tenth of what a node computed for a short
-//! call. Fields that no request has are passed over.
+//! In one pass over all fields that any of them has. What serde derives for enums with a tag keeps every field until it
+//! has seen the tag, for requests once for the service and once for the method: that was a tenth of what a node computed
+//! for a short call. Fields that none has are passed over.
 
 use std::borrow::Cow;
 
 use serde::de::{Deserialize, Deserializer, Error, Unexpected};
 
-use super::{HostRequest, HttpRequest, KvRequest, MessagingRequest, ObjectRequest, Redirect};
+use super::{
+    HostReply, HostRequest, HttpRequest, KvRequest, MessageHead, MessagingRequest, ObjectInfo, ObjectRequest, Redirect,
+};
 use crate::link::message::Headers;
 
 /// Every field of every request.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "a request to a host service")]
-struct Fields<'a> {
+struct RequestFields<'a> {
     service: Service,
     /// Of HTTP, not of the service, where that is HTTP.
     #[serde(borrow)]
@@ -45,7 +48,7 @@ enum Service {
 
 impl<'de> Deserialize<'de> for HostRequest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let fields = Fields::deserialize(deserializer)?;
+        let fields = RequestFields::deserialize(deserializer)?;
         match fields.service {
             Service::Kv => fields.kv().map(HostRequest::Kv),
             Service::ObjectStore => fields.object().map(HostRequest::ObjectStore),
@@ -55,12 +58,12 @@ impl<'de> Deserialize<'de> for HostRequest {
     }
 }
 
-/// A field that this request has to have.
+/// A field that this request or reply has to have.
 fn needed<T, E: Error>(field: Option<T>, name: &'static str) -> Result<T, E> {
     field.ok_or_else(|| E::missing_field(name))
 }
 
-impl Fields<'_> {
+impl RequestFields<'_> {
     fn kv<E: Error>(self) -> Result<KvRequest, E> {
         let Self { method, key, revision, ttl_ms, .. } = self;
         let the_key = |key| needed(key, "key");
@@ -104,6 +107,58 @@ impl Fields<'_> {
     fn http<E: Error>(self) -> Result<HttpRequest, E> {
         let Self { method, url, headers, timeout_ms, redirect, .. } = self;
         Ok(HttpRequest { method: method.into_owned(), url: needed(url, "url")?, headers, timeout_ms, redirect })
+    }
+}
+
+/// Every field of every reply.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase", expecting = "the reply of a host service")]
+struct ReplyFields {
+    kind: Kind,
+    revision: Option<u64>,
+    value: Option<bool>,
+    keys: Option<Vec<String>>,
+    info: Option<ObjectInfo>,
+    objects: Option<Vec<ObjectInfo>>,
+    messages: Option<Vec<MessageHead>>,
+    status: Option<u16>,
+    headers: Option<Headers>,
+    url: Option<String>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Kind {
+    Done,
+    Missing,
+    Revision,
+    Flag,
+    Keys,
+    Object,
+    Objects,
+    Messages,
+    Http,
+}
+
+impl<'de> Deserialize<'de> for HostReply {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let ReplyFields { kind, revision, value, keys, info, objects, messages, status, headers, url } =
+            ReplyFields::deserialize(deserializer)?;
+        Ok(match kind {
+            Kind::Done => HostReply::Done,
+            Kind::Missing => HostReply::Missing,
+            Kind::Revision => HostReply::Revision { revision: needed(revision, "revision")? },
+            Kind::Flag => HostReply::Flag { value: needed(value, "value")? },
+            Kind::Keys => HostReply::Keys { keys: needed(keys, "keys")? },
+            Kind::Object => HostReply::Object { info: needed(info, "info")? },
+            Kind::Objects => HostReply::Objects { objects: needed(objects, "objects")? },
+            Kind::Messages => HostReply::Messages { messages: needed(messages, "messages")? },
+            Kind::Http => HostReply::Http {
+                status: needed(status, "status")?,
+                headers: needed(headers, "headers")?,
+                url: needed(url, "url")?,
+            },
+        })
     }
 }
 
@@ -175,6 +230,42 @@ mod tests {
             ("3", "expected a request to a host service"),
         ] {
             let error = from_str::<HostRequest>(text).unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_reply_is_read_as_it_was_written() {
+        let info = ObjectInfo { name: "n".into(), size: 1, digest: None, modified: Some("then".into()) };
+        let headers = vec![("A".to_owned(), "b\"".to_owned())];
+        let messages =
+            [(headers.clone(), 3), (Headers::new(), 0)].map(|(headers, length)| MessageHead { headers, length });
+        for reply in [
+            HostReply::Done,
+            HostReply::Missing,
+            HostReply::Revision { revision: u64::MAX },
+            HostReply::Flag { value: true },
+            HostReply::Keys { keys: vec!["k".into()] },
+            HostReply::Object { info: info.clone() },
+            HostReply::Objects { objects: vec![info] },
+            HostReply::Messages { messages: messages.into() },
+            HostReply::Http { status: 200, headers, url: "http://a/".into() },
+        ] {
+            let text = to_string(&reply).unwrap();
+            assert_eq!(from_str::<HostReply>(&text).unwrap(), reply, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_reply_says_what_is_wrong_with_it() {
+        for (text, why) in [
+            (r#"{"kind":"none"}"#, "unknown variant `none`"),
+            (r#"{"revision":1}"#, "missing field `kind`"),
+            (r#"{"kind":"revision"}"#, "missing field `revision`"),
+            (r#"{"kind":"http","status":200,"headers":[]}"#, "missing field `url`"),
+            ("[]", "invalid length 0, expected the reply of a host service"),
+        ] {
+            let error = from_str::<HostReply>(text).unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
         }
     }
