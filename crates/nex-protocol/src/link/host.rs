@@ -15,6 +15,7 @@
 //! a request names a tenant: whose keys, objects and subjects are meant is known from the link.
 
 mod read;
+pub(super) mod short;
 
 use serde::{Deserialize, Serialize};
 
@@ -247,7 +248,7 @@ impl Redirect {
     }
 }
 
-/// The answer to a request that was done. Payloads stand beside it. Read in `host/read.rs`.
+/// The answer to a request that was done. Payloads stand beside it. Read in `host/read.rs` and `host/short.rs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum HostReply {

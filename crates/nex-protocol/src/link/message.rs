@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::compiled::{Compiled, EngineName};
 use super::direct::Waits;
 use super::frame::Frame;
-use super::host::{HostError, HostReply, HostRequest, WatchEvent};
+use super::host::{HostError, HostReply, HostRequest, WatchEvent, short};
 use crate::environment::{Environment, clear_json};
 use crate::log::Level;
 use crate::name::WorkloadType;
@@ -407,6 +407,10 @@ pub fn answer_frame(
     answer: Result<HostReply, HostError>,
     body: Bytes,
 ) -> Result<Frame, serde_json::Error> {
+    let short = answer.as_ref().ok().and_then(|reply| short::head(reply, body.len()));
+    if let Some(head) = short {
+        return Ok(Frame { kind, call: number, head, body });
+    }
     let (reply, error) = match answer {
         Ok(reply) => (Some(reply), None),
         Err(error) => (None, Some(error)),
@@ -419,6 +423,9 @@ pub fn answer_frame(
 /// # Errors
 /// [`MessageError::Head`] when the frame has none.
 pub fn answer_of(frame: &Frame) -> Result<Result<HostReply, HostError>, MessageError> {
+    if let Some(reply) = short::reply(&frame.head, frame.body.len()) {
+        return Ok(Ok(reply));
+    }
     let HostReplyHead { reply, error } = head(frame)?;
     Ok(error.map_or(Ok(reply.unwrap_or(HostReply::Done)), Err))
 }

@@ -11,4 +11,4 @@ pub mod host;
 pub mod message;
 
 /// Version of the link protocol. A node and an agent must agree on it; both come from one release.
-pub const VERSION: u16 = 8;
+pub const VERSION: u16 = 9;

@@ -70,8 +70,6 @@ function room(from) {
   return new TheBytes(from.memory, from.end);
 }
 
-const numberAt = (view, at) => getUint32(view, at) * 0x100000000 + getUint32(view, at + 4);
-
 // The fixed part of the next frame, taken; null when it is not there whole.
 function prefix(from) {
   if (from.end - from.start < PREFIX + FIXED) return null;
@@ -81,7 +79,7 @@ function prefix(from) {
   const kind = getUint8(view, start + 4);
   // Host calls have their numbers from here; calls of the function have the agent's, and those can be larger.
   const ours = kind === KIND.hostReply || kind === KIND.hostEvent;
-  const call = ours ? numberAt(view, start + 5) : getBigUint64(view, start + 5);
+  const call = ours ? numberIn(from.bytes, start + 5) : getBigUint64(view, start + 5);
   from.start += PREFIX + FIXED;
   return { kind, call, headLength, bodyLength };
 }
@@ -113,7 +111,34 @@ function more(count) {
 }
 
 function frameOf({ kind, call }, head, body) {
-  return { kind, call, head: head.length === 0 ? undefined : parse(decode(head.bytes)), body: body.bytes };
+  return { kind, call, head: head.length === 0 ? undefined : headOf(head.bytes), body: body.bytes };
+}
+
+// Most replies have heads of a few bytes that are no JSON: see `link/host/short.rs` of nex-protocol.
+function headOf(bytes) {
+  switch (bytes[0]) {
+    case 1:
+      return { reply: { kind: "done" } };
+    case 2:
+      return { reply: { kind: "missing" } };
+    case 3:
+      return { reply: { kind: "revision", revision: numberIn(bytes, 1) } };
+    case 4:
+      return { reply: { kind: "flag", value: bytes[1] === 1 } };
+    case 5:
+      return ONE_MESSAGE;
+  }
+  return parse(decode(bytes));
+}
+
+// All of the payload, without headers. Who reads it keeps nothing of it.
+const ONE_MESSAGE = { reply: { kind: "messages", messages: [NONE] } };
+
+// The whole number in the eight bytes from there on, as precise as numbers are.
+function numberIn(bytes, from) {
+  let number = 0;
+  for (let at = from; at < from + 8; at++) number = number * 256 + bytes[at];
+  return number;
 }
 
 const incoming = stream();

@@ -130,7 +130,7 @@ function messagesOf(reply, body) {
   const found = [];
   let at = 0;
   for (let each = 0; each < heads.length; each++) {
-    const length = field(heads[each], "length");
+    const length = field(heads[each], "length") ?? lengthOf(body);
     push(found, messageOf(heads[each], copyOf(new TheBytes(arrayBuffer(body), arrayOffset(body) + at, length))));
     at += length;
   }
