@@ -89,8 +89,11 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
         context.publish(format!("$KV.hs_default_{bucket}_kv.key"), "value".into()).await?.await?;
     }
 
-    for (awake, case) in [false, true].iter().flat_map(|awake| CASES.iter().map(move |case| (awake, case))) {
-        let _awake = if *awake { Some(Awake::keep().await?) } else { None };
+    let mut awake = None;
+    for (asleep, case) in [true, false].iter().flat_map(|asleep| CASES.iter().map(move |case| (*asleep, case))) {
+        if !asleep && awake.is_none() {
+            awake = Some(Awake::keep().await?);
+        }
         let mut turns = Turns::default();
         for _ in 0..effort.rounds {
             let base = match case.trip {
@@ -117,7 +120,7 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
             Trip::Get => "async-nats direct get",
             Trip::Request => "async-nats request",
         };
-        let what = format!("{}{}", case.what, if *awake { ", awake" } else { "" });
+        let what = format!("{}{}", case.what, if asleep { "" } else { ", awake" });
         report.add(turns.line(NAME, what, baseline, None)?);
     }
     Ok(())
