@@ -9,7 +9,7 @@
 //! most [`OPEN`] are in work, more are refused at once; an object goes no faster than the agent takes it; when the agent
 //! is gone, so are its calls.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ pub struct HostCalls {
     nowhere: Nowhere,
     sender: Sender<ToAgent>,
     limit: Duration,
-    open: HashMap<u64, Open>,
+    open: BTreeMap<u64, Open>,
     /// Calls that only wait.
     waiting: FuturesUnordered<Abortable<BoxFuture<'static, u64>>>,
     /// Calls with tasks of their own.
@@ -90,7 +90,7 @@ impl HostCalls {
             nowhere: mpsc::channel(1).0,
             sender,
             limit,
-            open: HashMap::new(),
+            open: BTreeMap::new(),
             waiting: FuturesUnordered::new(),
             running: JoinSet::new(),
             direct: None,

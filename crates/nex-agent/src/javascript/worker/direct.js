@@ -86,6 +86,8 @@ async function hearPromises(node) {
       // Most answers come alone and whole: each function that is awaited on the way costs a turn of the queue.
       if (later.start === later.end) later.end = moreTold(await read(room(later)));
       hostReply(wholeFrame(later) ?? await frameLater(later, readMore));
+      // Who waited for it goes on first: then there is more to read while the node is at work on what that one asks next.
+      await null;
     }
   } catch {
     promised = direct = false;

@@ -5,7 +5,7 @@
 //! its JavaScript gives way, so that they wait in the socket and in the link's queue, never here: one that has more of
 //! them than workers have promises is none of ours.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -39,7 +39,7 @@ pub(super) struct Promises {
     socket: Option<Sender<Answer>>,
     /// What is waited for.
     work: FuturesUnordered<Abortable<BoxFuture<'static, Answer>>>,
-    open: HashMap<u64, (Promise, AbortHandle)>,
+    open: BTreeMap<u64, (Promise, AbortHandle)>,
 }
 
 impl Promises {
@@ -50,7 +50,7 @@ impl Promises {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        Ok(Self { socket, work: FuturesUnordered::new(), open: HashMap::new() })
+        Ok(Self { socket, work: FuturesUnordered::new(), open: BTreeMap::new() })
     }
 
     /// Waits for one more answer.
