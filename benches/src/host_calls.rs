@@ -89,39 +89,38 @@ pub(crate) async fn run(effort: Effort, report: &mut Report) -> Result<()> {
         context.publish(format!("$KV.hs_default_{bucket}_kv.key"), "value".into()).await?.await?;
     }
 
-    let mut awake = None;
-    for (asleep, case) in [true, false].iter().flat_map(|asleep| CASES.iter().map(move |case| (*asleep, case))) {
-        if !asleep && awake.is_none() {
-            awake = Some(Awake::keep().await?);
-        }
-        let mut turns = Turns::default();
-        for _ in 0..effort.rounds {
-            let base = match case.trip {
-                Trip::Get => {
-                    timed(effort.operations, async || {
-                        stream.direct_get_last_for_subject("$KV.hs_default_script_kv.key").await?;
-                        Ok(())
-                    })
-                    .await?
-                }
-                Trip::Request => {
-                    timed(effort.operations, async || {
-                        client.request("bench.echo", "x".into()).await?;
-                        Ok(())
-                    })
-                    .await?
-                }
+    for awake in [false, true] {
+        let _awake = if awake { Some(Awake::keep().await?) } else { None };
+        for case in &CASES {
+            let mut turns = Turns::default();
+            for _ in 0..effort.rounds {
+                let base = match case.trip {
+                    Trip::Get => {
+                        timed(effort.operations, async || {
+                            stream.direct_get_last_for_subject("$KV.hs_default_script_kv.key").await?;
+                            Ok(())
+                        })
+                        .await?
+                    }
+                    Trip::Request => {
+                        timed(effort.operations, async || {
+                            client.request("bench.echo", "x".into()).await?;
+                            Ok(())
+                        })
+                        .await?
+                    }
+                };
+                let reply = world.call(case.subject, format!("{} {}", case.kind, effort.operations)).await?;
+                let times: Vec<u64> = serde_json::from_slice(body(&reply)?).context("the function told no times")?;
+                turns.add(times, base)?;
+            }
+            let baseline = match case.trip {
+                Trip::Get => "async-nats direct get",
+                Trip::Request => "async-nats request",
             };
-            let reply = world.call(case.subject, format!("{} {}", case.kind, effort.operations)).await?;
-            let times: Vec<u64> = serde_json::from_slice(body(&reply)?).context("the function told no times")?;
-            turns.add(times, base)?;
+            let what = format!("{}{}", case.what, if awake { ", awake" } else { "" });
+            report.add(turns.line(NAME, what, baseline, None)?);
         }
-        let baseline = match case.trip {
-            Trip::Get => "async-nats direct get",
-            Trip::Request => "async-nats request",
-        };
-        let what = format!("{}{}", case.what, if asleep { "" } else { ", awake" });
-        report.add(turns.line(NAME, what, baseline, None)?);
     }
     Ok(())
 }

@@ -22,9 +22,8 @@ use nex_protocol::link::host::{
 use nex_protocol::link::message::ToNode;
 use tokio::sync::oneshot;
 
+use parts::{Answer, Far, Upload};
 pub(crate) use parts::{Download, Part};
-
-use parts::{Answer, Far};
 
 /// How a call ended, and its payload.
 type End = (Result<HostReply, HostError>, Bytes);
@@ -122,8 +121,12 @@ impl Host {
         body: Bytes,
     ) -> Result<(HostReply, Bytes), HostError> {
         match &request {
-            HostRequest::ObjectStore(ObjectRequest::Put { .. } | ObjectRequest::Get { .. })
-            | HostRequest::Kv(KvRequest::Watch { .. }) => self.collect(call, request, body).await,
+            HostRequest::ObjectStore(ObjectRequest::Put { .. }) => {
+                self.exchange(call, request, Bytes::new(), Some(Upload::Whole(body))).await
+            }
+            HostRequest::ObjectStore(ObjectRequest::Get { .. }) | HostRequest::Kv(KvRequest::Watch { .. }) => {
+                self.exchange(call, request, body, None).await
+            }
             _ => self.ask(call, request, body).await,
         }
     }

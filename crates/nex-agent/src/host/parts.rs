@@ -9,9 +9,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use nex_protocol::link::host::{
-    CHUNK, HostError, HostErrorCode, HostReply, HostRequest, ObjectRequest, WINDOW, WatchEvent,
-};
+use nex_protocol::link::host::{CHUNK, HostError, HostErrorCode, HostReply, HostRequest, WINDOW, WatchEvent};
 use nex_protocol::link::message::ToNode;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -71,7 +69,7 @@ pub(crate) enum Part {
 }
 
 /// The bytes that go up with `objectStore.put`.
-enum Upload {
+pub(super) enum Upload {
     /// All there are.
     Whole(Bytes),
     /// In pieces of any size; an empty one is the end. Closed before that, the upload was given up.
@@ -91,18 +89,6 @@ impl std::fmt::Debug for Watch {
 }
 
 impl Host {
-    /// A call that may have parts, with all of them as one.
-    pub(super) async fn collect(
-        &self,
-        call: u64,
-        request: HostRequest,
-        body: Bytes,
-    ) -> Result<(HostReply, Bytes), HostError> {
-        let is_upload = matches!(request, HostRequest::ObjectStore(ObjectRequest::Put { .. }));
-        let (first, upload) = if is_upload { (Bytes::new(), Some(Upload::Whole(body))) } else { (body, None) };
-        self.exchange(call, request, first, upload).await
-    }
-
     /// Stores an object from pieces of any size, of which an empty one is the last. Given up, nothing is stored: when
     /// `pieces` closes before its end, and when the future is dropped.
     ///
@@ -134,7 +120,8 @@ impl Host {
         self.begin(call, request, Bytes::new()).await.map(|call| Watch { call })
     }
 
-    async fn exchange(
+    /// A call that may have parts, with all of them as one.
+    pub(super) async fn exchange(
         &self,
         call: u64,
         request: HostRequest,
@@ -209,6 +196,7 @@ struct CallSender {
     window: Arc<Semaphore>,
     what: (&'static str, &'static str),
 }
+
 impl CallSender {
     /// Sends what there is to send; false when it was given up before its end.
     async fn upload(&self, upload: Upload) -> bool {

@@ -1,3 +1,5 @@
+//! Host calls with the test in the node's place, at the far end of a link.
+
 use super::*;
 use nex_link::{Receiver, open};
 use nex_protocol::link::frame::MAX_LINK_FRAME;
