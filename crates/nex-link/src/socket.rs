@@ -63,14 +63,19 @@ impl AsyncRead for ReadHalf {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut readable = ready!(self.socket.poll_read_ready(cx))?;
-            let room = buffer.initialize_unfilled();
+            // Not zeroed first: kilobytes, for each message of a few dozen bytes.
+            // SAFETY: the system call writes bytes into it and nothing takes any out.
+            let room = unsafe { buffer.unfilled_mut() };
             let asked = room.len();
             match recv(self.socket.get_ref().0.as_fd(), room, RecvFlags::DONTWAIT) {
-                Ok((read, _)) => {
+                Ok(((read, _), _)) => {
+                    let read = read.len();
                     // Less than was asked for is all there is: the next read waits without asking in vain.
                     if read > 0 && read < asked {
                         readable.clear_ready();
                     }
+                    // SAFETY: the system call has written so many.
+                    unsafe { buffer.assume_init(read) };
                     buffer.advance(read);
                     return Poll::Ready(Ok(()));
                 }

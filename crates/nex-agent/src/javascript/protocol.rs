@@ -25,10 +25,9 @@
 use bytes::Bytes;
 use nex_protocol::link::direct;
 use nex_protocol::link::frame::Frame;
+use nex_protocol::link::host::answer::{answer_frame, answer_of};
 use nex_protocol::link::host::{HostError, HostReply, HostRequest, WatchEvent};
-use nex_protocol::link::message::{
-    Failure, Headers, Message, MessageError, Outcome, answer_frame, answer_of, frame, head,
-};
+use nex_protocol::link::message::{Failure, Headers, Message, MessageError, Outcome, frame, head};
 use nex_protocol::log::Level;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

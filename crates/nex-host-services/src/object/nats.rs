@@ -126,7 +126,7 @@ impl Inner {
         source: &mut Source,
         answer: &mut oneshot::Sender<Result<ObjectInfo, Failure>>,
     ) -> Result<Meta, Fault> {
-        let longest = CHUNK.min(self.client.server_info().max_payload.max(1));
+        let longest = CHUNK.min(self.client.max_payload().max(1));
         let (mut size, mut chunks, mut digest) = (0_u64, 0_u64, Sha256::new());
         loop {
             let next = tokio::select! {

@@ -137,7 +137,7 @@ impl Assignment {
     fn limits(&self) -> Limits {
         let FunctionLimits { concurrency, script_bytes, .. } = self.shared.config.functions;
         // Room for headers and the protocol around a reply.
-        let max_payload = self.shared.nats.client.server_info().max_payload as u64;
+        let max_payload = self.shared.nats.client.max_payload() as u64;
         Limits {
             memory_bytes: self.spec.function_memory(&self.shared.config),
             script_bytes,

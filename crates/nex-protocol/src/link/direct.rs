@@ -21,8 +21,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::frame::Frame;
+use super::host::answer::{answer_frame, answer_of};
 use super::host::{HostError, HostReply, HostRequest};
-use super::message::{Message, MessageError, answer_frame, answer_of, frame, head};
+use super::message::{Message, MessageError, frame, head};
 
 /// Name of the pipe from the worker to the node, in the agent's folder.
 pub const ASKS: &str = "direct-asks";

@@ -14,6 +14,7 @@
 //! `n` is chosen by the agent and is unique among its open host calls; it is no call number of a function. Nothing in
 //! a request names a tenant: whose keys, objects and subjects are meant is known from the link.
 
+pub mod answer;
 mod read;
 pub(super) mod short;
 

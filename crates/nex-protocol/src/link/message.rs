@@ -29,7 +29,8 @@ use serde::{Deserialize, Serialize};
 use super::compiled::{Compiled, EngineName};
 use super::direct::Waits;
 use super::frame::Frame;
-use super::host::{HostError, HostReply, HostRequest, WatchEvent, short};
+use super::host::answer::{answer_frame, answer_of};
+use super::host::{HostError, HostReply, HostRequest, WatchEvent};
 use crate::environment::{Environment, clear_json};
 use crate::log::Level;
 use crate::name::WorkloadType;
@@ -371,14 +372,6 @@ struct HostCallHead {
 }
 
 #[derive(Serialize, Deserialize)]
-struct HostReplyHead {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    reply: Option<HostReply>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    error: Option<HostError>,
-}
-
-#[derive(Serialize, Deserialize)]
 struct HostDataHead {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     event: Option<WatchEvent>,
@@ -395,39 +388,6 @@ impl DirectHead {
     fn of(worker: u32) -> Self {
         Self { worker, waits: Waits::default() }
     }
-}
-
-/// A frame with the end of a host call.
-///
-/// # Errors
-/// When the head cannot be represented as JSON.
-pub fn answer_frame(
-    kind: u8,
-    number: u64,
-    answer: Result<HostReply, HostError>,
-    body: Bytes,
-) -> Result<Frame, serde_json::Error> {
-    let short = answer.as_ref().ok().and_then(|reply| short::head(reply, body.len()));
-    if let Some(head) = short {
-        return Ok(Frame { kind, call: number, head, body });
-    }
-    let (reply, error) = match answer {
-        Ok(reply) => (Some(reply), None),
-        Err(error) => (None, Some(error)),
-    };
-    frame(kind, number, &HostReplyHead { reply, error }, body)
-}
-
-/// Reads the end of a host call.
-///
-/// # Errors
-/// [`MessageError::Head`] when the frame has none.
-pub fn answer_of(frame: &Frame) -> Result<Result<HostReply, HostError>, MessageError> {
-    if let Some(reply) = short::reply(&frame.head, frame.body.len()) {
-        return Ok(Ok(reply));
-    }
-    let HostReplyHead { reply, error } = head(frame)?;
-    Ok(error.map_or(Ok(reply.unwrap_or(HostReply::Done)), Err))
 }
 
 /// A frame with a JSON head.

@@ -114,18 +114,20 @@ function frameOf({ kind, call }, head, body) {
   return { kind, call, head: head.length === 0 ? undefined : headOf(head.bytes), body: body.bytes };
 }
 
-// Most replies have heads of a few bytes that are no JSON: see `link/host/short.rs` of nex-protocol.
+// Most replies have heads of a few bytes that are no JSON. The first says which: `link/host/short.rs` of nex-protocol.
+const DONE_HEAD = 1, MISSING_HEAD = 2, REVISION_HEAD = 3, FLAG_HEAD = 4, MESSAGE_HEAD = 5;
+
 function headOf(bytes) {
   switch (bytes[0]) {
-    case 1:
+    case DONE_HEAD:
       return { reply: { kind: "done" } };
-    case 2:
+    case MISSING_HEAD:
       return { reply: { kind: "missing" } };
-    case 3:
+    case REVISION_HEAD:
       return { reply: { kind: "revision", revision: numberIn(bytes, 1) } };
-    case 4:
+    case FLAG_HEAD:
       return { reply: { kind: "flag", value: bytes[1] === 1 } };
-    case 5:
+    case MESSAGE_HEAD:
       return ONE_MESSAGE;
   }
   return parse(decode(bytes));
@@ -168,15 +170,6 @@ async function frameLater(from, readMore) {
   return frameOf(fixed, head, body);
 }
 
-// The next frame, when it is there whole; null when it is not.
-function wholeFrame(from) {
-  const there = from.end - from.start;
-  if (there < PREFIX + FIXED || there < PREFIX + getUint32(from.view, from.start)) return null;
-  const fixed = prefix(from);
-  const head = beginHead(from, fixed.headLength);
-  return frameOf(fixed, head, begin(from, fixed.bodyLength));
-}
-
 // What the agent says next.
 const nextFrame = () => frameLater(incoming, readInto);
 
@@ -194,6 +187,13 @@ function frameFrom(from, readMore) {
   const body = begin(from, fixed.bodyLength);
   while (body.have < body.length) body.have += readMore(rest(body));
   return frameOf(fixed, head, body);
+}
+
+// The next frame, when it is there whole; null when it is not.
+function wholeFrame(from) {
+  const there = from.end - from.start;
+  if (there < PREFIX + FIXED || there < PREFIX + getUint32(from.view, from.start)) return null;
+  return frameFrom(from);
 }
 
 // The next answer to a synchronous call that went through the agent.
