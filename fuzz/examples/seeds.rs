@@ -80,6 +80,8 @@ fn requests_and_replies() {
         "host_services": {"nats_url": "nats://c", "nats_user_seed": "SUAMLMCU4XCJ5AKGLAHZK3FMGUWIRQGWAGZFZBVVGGNQX"},
     });
     seed("requests", "deploy", "0", deploy.to_string());
+    let seed_like_its_frame = json!({"host_services": {"nats_user_seed": "NatsConnection { nats_url"}});
+    seed("requests", "deploy-seed-like-what-is-printed", "0", seed_like_its_frame.to_string());
     seed("requests", "lame-duck", "3", json!({"node_jwt": jwt, "delay_ms": 60000}).to_string());
     seed("requests", "lame-duck-null", "3", "null");
     seed("requests", "limits", "4", limits.to_string());

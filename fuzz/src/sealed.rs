@@ -94,12 +94,9 @@ fn opened(result: Result<Environment, SealError>) {
 fn used(environment: &Environment) {
     let again = serde_json::to_vec(environment).expect("an environment can be written");
     assert_eq!(&serde_json::from_slice::<Environment>(&again).expect("what was written reads"), environment);
-    let printed = format!("{environment:?}");
-    // A long value that is in no key is not printed.
-    for (_, value) in environment.iter().filter(|(_, value)| value.len() > 32) {
-        let in_a_key = environment.iter().any(|(key, _)| format!("{key:?}").contains(value));
-        assert!(in_a_key || !printed.contains(value), "a value was printed");
-    }
+    // What is printed, and so logged, is the same whatever the values are.
+    let without: Environment = environment.iter().map(|(key, _)| (key, "")).collect();
+    assert_eq!(format!("{environment:?}"), format!("{without:?}"));
     assert_eq!(environment.is_empty(), environment.iter().next().is_none());
     if environment.invalid_key().is_none() {
         for (key, value) in environment.iter() {

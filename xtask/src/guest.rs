@@ -22,23 +22,41 @@ pub(crate) fn run() -> Result<()> {
         );
         return Ok(());
     }
-    let target = setup::musl_target();
-    let mut command = cargo::cargo(["build", "--profile", "guest", "--target", target]);
-    command.args(["--package", "nex-agent", "--package", "nex-init", "--package", "guest-intruder"]);
-    cargo::succeed(&mut command)?;
-    let out = layout::profile_folder().join("guest");
-    fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
-    for name in ["nex-agent", "nex-init", "guest-intruder"] {
-        let built = layout::target().join(target).join("guest").join(name);
-        elf::expect_static(&built)?;
-        build::replace(&built, &out.join(name))?;
-    }
+    programs()?;
     match kernel() {
         Ok(Some(kernel)) => println!("kernel: {}", kernel.display()),
         Ok(None) => println!(
             "!!! there is no kernel for microVMs, and no Debian to have one from: tests of them need NEX_TEST_KERNEL"
         ),
         Err(error) => println!("!!! no kernel for microVMs could be fetched: {error:#}"),
+    }
+    Ok(())
+}
+
+/// Builds them anew, if there are any: those of older sources speak another version of the link.
+pub(crate) fn refresh() -> Result<()> {
+    if !folder().is_dir() {
+        return Ok(());
+    }
+    narrate::headline("Building what runs in microVMs");
+    programs()
+}
+
+fn folder() -> PathBuf {
+    layout::profile_folder().join("guest")
+}
+
+fn programs() -> Result<()> {
+    let target = setup::musl_target();
+    let mut command = cargo::cargo(["build", "--profile", "guest", "--target", target]);
+    command.args(["--package", "nex-agent", "--package", "nex-init", "--package", "guest-intruder"]);
+    cargo::succeed(&mut command)?;
+    let out = folder();
+    fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    for name in ["nex-agent", "nex-init", "guest-intruder"] {
+        let built = layout::target().join(target).join("guest").join(name);
+        elf::expect_static(&built)?;
+        build::replace(&built, &out.join(name))?;
     }
     Ok(())
 }

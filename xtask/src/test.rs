@@ -9,12 +9,13 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, cargo, narrate, setup};
+use crate::{build, cargo, guest, narrate, setup};
 
 /// Runs the tests; `arguments` (a leading `--` aside) go to `cargo test`.
 pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     let tools = setup::run()?;
     build::run()?;
+    guest::refresh()?;
     narrate::headline("Running the tests");
     let arguments = match arguments.split_first() {
         Some((first, rest)) if first == "--" => rest,
