@@ -201,9 +201,13 @@ async fn drain(control: &Control, serving: Option<JoinSet<()>>, leaving: Leaving
         warn!("NATS did not take the last events in time");
     }
     drop(pid_file);
-    // Before its server goes, so that nobody is told of a lost connection.
-    let _ = tokio::time::timeout(LAST_WORDS, shared.nats.client.drain()).await;
+    let nats = &shared.nats.client;
+    let _ = tokio::time::timeout(LAST_WORDS, nats.drain()).await;
     if let Some(embedded) = embedded {
+        // A connection is left after `drain` has returned, and cannot be flushed once it is left. Its server goes after that,
+        // so that nobody is told of a lost connection.
+        let left = async { while nats.flush().await.is_ok() {} };
+        let _ = tokio::time::timeout(LAST_WORDS, left).await;
         embedded.stop().await;
     }
     info!("stopped");
