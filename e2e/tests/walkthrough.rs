@@ -214,6 +214,8 @@ async fn a_node_brings_its_own_nats_where_there_is_none() -> Result<()> {
     let below = nex_e2e::descendants(node.pid());
     assert_eq!(node.terminate(nex_e2e::PATIENCE).await?.code(), Some(0), "{}", node.log().tail(20));
     assert!(below.iter().all(|pid| !nex_e2e::is_alive(*pid)), "the server is stopped with its node");
+    // What is not in a log that is still being read may come yet.
+    node.log().closed().await;
     let said = node.log().tail(50);
     assert!(!said.contains("lost the connection"), "the connection is left before its server goes:\n{said}");
     Ok(())
