@@ -2,72 +2,47 @@
 //!
 //! The client's own drain forgets a subscription as soon as it has anything else to do, often before the server has even
 //! read that it is to end; what the server sent until then is thrown away, and who asked waits for nothing (async-nats
-//! 0.51). So the server is first given a number of messages after which the subscription ends by itself: as many as
-//! can be under way, judged by those that come during a round trip. The client keeps the subscription until it has
-//! that many. Under load nothing is lost that way. When they do not come, few messages do, and the drain ends it.
+//! 0.51). So the server ends the subscription first, while the client keeps it: it is told to end it after more
+//! messages than it can count, which it takes for at once (`parseSize` and `processUnsub` of nats-server: a number of
+//! more than nine digits is none, and in old ones this one overflows to -1, which is none either), and the client waits
+//! for them. It sends nothing for a subscription that has ended, so all has come when it has answered what was sent next.
 //!
 //! ```text
-//! listening --round trip--> counted --number told--> ended by the server
-//!                                        +--it does not come to that--> drained
+//! listening --ended by the server--> leaving --round trip--> forgotten by the client
 //! ```
-//! Takes no longer than [`TRIP`] and [`LONGEST`] together, and what the drain takes.
+//! Should a server count so far, its subscription ends with the client's drain: what it sends within that moment
+//! is lost then, and nothing else. Takes no longer than [`TRIP`], and what the drain takes.
 
 use std::future::Future;
 use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 /// Time the server has for a round trip.
-const TRIP: Duration = Duration::from_millis(200);
+const TRIP: Duration = Duration::from_secs(1);
 
-/// The last messages have so many round trips to come.
-const TRIPS: u32 = 20;
+/// More messages than a server can count.
+const UNCOUNTABLE: u64 = u64::MAX;
 
-/// Bounds of that.
-const SHORTEST: Duration = Duration::from_millis(10);
-const LONGEST: Duration = Duration::from_millis(500);
-
-/// Leaves, and hands on what still comes. `received` is what the subscription has given so far; `trip` ends when the server
-/// has answered what was sent to it just now.
-pub(super) async fn leave(
-    mut messages: Subscriber,
-    mut received: u64,
-    trip: impl Future<Output = ()>,
-    mut take: impl FnMut(Message),
-) {
-    let begun = Instant::now();
+/// Leaves, and hands on what still comes. `trip` ends when the server has answered what was sent to it after it was first
+/// polled.
+pub(super) async fn leave(mut messages: Subscriber, trip: impl Future<Output = ()>, mut take: impl FnMut(Message)) {
+    // Neither fails unless the connection has ended, and then the messages end by themselves.
+    let _ = messages.unsubscribe_after(UNCOUNTABLE).await;
     let mut trip = std::pin::pin!(timeout(TRIP, trip));
-    let mut under_way = 0;
     loop {
-        // Messages first: those that have come already are counted too.
         let message = tokio::select! {
-            biased;
             message = messages.next() => message,
             _ = &mut trip => break,
         };
         let Some(message) = message else { return };
-        (received, under_way) = (received + 1, under_way + 1);
         take(message);
     }
-    let patience = begun.elapsed().saturating_mul(TRIPS).clamp(SHORTEST, LONGEST);
-    // As many again may have left since the server answered.
-    let last = received + 2 * under_way + 1;
-    if messages.unsubscribe_after(last).await.is_ok() {
-        let ended = async {
-            while let Some(message) = messages.next().await {
-                take(message)
-            }
-        };
-        if timeout(patience, ended).await.is_ok() {
-            return;
-        }
-    }
-    if messages.drain().await.is_ok() {
-        while let Some(message) = messages.next().await {
-            take(message);
-        }
+    let _ = messages.drain().await;
+    while let Some(message) = messages.next().await {
+        take(message);
     }
 }
 
@@ -80,10 +55,11 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::mpsc;
+    use tokio::time::Instant;
 
     use super::*;
 
-    /// Messages, one each millisecond; the subscription is left after some of them.
+    /// Messages; the subscription is left after some of them.
     const SENT: usize = 600;
     const LEFT_AFTER: usize = 150;
 
@@ -129,41 +105,92 @@ mod tests {
         let _ = client.request(client.new_inbox(), "".into()).await;
     }
 
+    /// Two share the messages, which come at this pace; the one so far from the server leaves. Nobody misses any.
+    async fn all_come(distance: Duration, pace: Duration) {
+        let server = NatsServer::start().await.unwrap();
+        let port = detour(server.port(), distance).await;
+        let far = async_nats::connect(format!("nats://127.0.0.1:{port}")).await.unwrap();
+        let near = server.client().await.unwrap();
+        let mut leaving = far.queue_subscribe("work", "group".into()).await.unwrap();
+        let mut fellow = near.queue_subscribe("work", "group".into()).await.unwrap();
+        round_trip(&far).await;
+        round_trip(&near).await;
+
+        let publisher = near.clone();
+        let published = tokio::spawn(async move {
+            let mut pace = tokio::time::interval(pace);
+            for _ in 0..SENT {
+                pace.tick().await;
+                publisher.publish("work", "".into()).await.unwrap();
+            }
+            round_trip(&publisher).await;
+        });
+        let mut received = 0;
+        while received < LEFT_AFTER {
+            leaving.next().await.unwrap();
+            received += 1;
+        }
+        leave(leaving, round_trip(&far), |_| received += 1).await;
+        assert!(received < SENT / 2 + SENT / 4, "{distance:?} away, each {pace:?}: it left");
+        published.await.unwrap();
+        let mut others = 0;
+        while tokio::task::unconstrained(fellow.next()).now_or_never().is_some() {
+            others += 1;
+        }
+        assert_eq!(received + others, SENT, "{distance:?} away, each {pace:?}");
+    }
+
     #[tokio::test]
     async fn no_message_is_lost_however_far_the_server_is() {
         for distance in [0, 5, 20].map(Duration::from_millis) {
-            let server = NatsServer::start().await.unwrap();
-            let port = detour(server.port(), distance).await;
-            let far = async_nats::connect(format!("nats://127.0.0.1:{port}")).await.unwrap();
-            let near = server.client().await.unwrap();
-            let mut leaving = far.queue_subscribe("work", "group".into()).await.unwrap();
-            let mut fellow = near.queue_subscribe("work", "group".into()).await.unwrap();
-            round_trip(&far).await;
-            round_trip(&near).await;
-
-            let publisher = near.clone();
-            let published = tokio::spawn(async move {
-                let mut pace = tokio::time::interval(Duration::from_millis(1));
-                for _ in 0..SENT {
-                    pace.tick().await;
-                    publisher.publish("work", "".into()).await.unwrap();
-                }
-                round_trip(&publisher).await;
-            });
-            let mut received = 0;
-            while received < LEFT_AFTER {
-                leaving.next().await.unwrap();
-                received += 1;
-            }
-            leave(leaving, received as u64, round_trip(&far), |_| received += 1).await;
-            assert!(received < SENT / 2 + SENT / 4, "{distance:?}: it left");
-            published.await.unwrap();
-            let mut others = 0;
-            while tokio::task::unconstrained(fellow.next()).now_or_never().is_some() {
-                others += 1;
-            }
-            assert_eq!(received + others, SENT, "{distance:?}");
+            all_come(distance, Duration::from_millis(1)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn no_message_is_lost_however_fast_they_come() {
+        let distance = Duration::from_millis(1);
+        for pace in [100, 400, 2_500].map(Duration::from_micros) {
+            all_come(distance, pace).await;
+        }
+    }
+
+    /// The client forgets nothing that is still to come, whatever else it has to do.
+    #[tokio::test]
+    async fn who_asks_meanwhile_is_answered_or_told_that_nobody_listens() {
+        let server = NatsServer::start().await.unwrap();
+        let port = detour(server.port(), Duration::from_millis(20)).await;
+        let far = async_nats::connect(format!("nats://127.0.0.1:{port}")).await.unwrap();
+        let near = server.client().await.unwrap();
+        let subscription = far.queue_subscribe("work", "group".into()).await.unwrap();
+        round_trip(&far).await;
+        let other = far.clone();
+        let busy = tokio::spawn(async move {
+            while other.publish("other", "".into()).await.is_ok() {
+                let _ = other.flush().await;
+            }
+        });
+        let asked = tokio::spawn(async move {
+            let mut pace = tokio::time::interval(Duration::from_millis(1));
+            let mut requests = tokio::task::JoinSet::new();
+            for _ in 0..100 {
+                pace.tick().await;
+                let near = near.clone();
+                requests.spawn(async move { near.request("work", "".into()).await.map_err(|error| error.kind()) });
+            }
+            requests.join_all().await
+        });
+        let replies = far.clone();
+        leave(subscription, round_trip(&far), move |message| {
+            let replies = replies.clone();
+            tokio::spawn(async move { replies.publish(message.reply.unwrap(), "".into()).await });
+        })
+        .await;
+        let (answered, told): (Vec<_>, Vec<_>) = asked.await.unwrap().into_iter().partition(Result::is_ok);
+        busy.abort();
+        assert!(!answered.is_empty() && !told.is_empty(), "{} were answered, {} told", answered.len(), told.len());
+        let nobody = async_nats::client::RequestErrorKind::NoResponders;
+        assert_eq!(told.iter().filter(|told| told.as_ref().is_err_and(|kind| *kind != nobody)).count(), 0);
     }
 
     #[tokio::test]
@@ -171,7 +198,7 @@ mod tests {
         let server = NatsServer::start().await.unwrap();
         let client = server.client().await.unwrap();
         let subscription = client.queue_subscribe("work", "group".into()).await.unwrap();
-        leave(subscription, 0, round_trip(&client), |_| panic!("nobody sends")).await;
+        leave(subscription, round_trip(&client), |_| panic!("nobody sends")).await;
         let reply = client.request("work", "".into()).await.unwrap_err();
         assert_eq!(reply.kind(), async_nats::client::RequestErrorKind::NoResponders);
     }

@@ -47,8 +47,8 @@ pub const ERROR: &str = "Nats-Service-Error";
 /// Time between two attempts to subscribe to what was denied.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Time the server has to send what is under way when subscriptions are drained.
-const DRAIN: Duration = Duration::from_secs(1);
+/// Time the server has to send what is under way when subscriptions are drained: longer than [`leave`](leave()) waits for it.
+const DRAIN: Duration = Duration::from_millis(1500);
 
 /// What a call needs of its workload.
 #[derive(Debug)]
@@ -158,7 +158,6 @@ impl Trigger {
     async fn listen(&self, mut messages: Subscriber) -> Over {
         let name = std::slice::from_ref(&self.name);
         let mut denial = std::pin::pin!(self.connection.denied.one_of(name));
-        let mut received = 0;
         loop {
             let message = tokio::select! {
                 message = messages.next() => message,
@@ -166,10 +165,9 @@ impl Trigger {
                 () = self.draining.cancelled() => break,
             };
             let Some(message) = message else { return Over::Failed("the subscription ended".to_owned()) };
-            received += 1;
             self.answer(message);
         }
-        leave(messages, received, self.connection.round_trip(), |message| self.answer(message)).await;
+        leave(messages, self.connection.round_trip(), |message| self.answer(message)).await;
         Over::Drained
     }
 
