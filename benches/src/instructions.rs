@@ -18,8 +18,9 @@ use nex_protocol::control::deploy::DeployRequest;
 use nex_protocol::control::ping::PingResponse;
 use nex_protocol::control::stop::StopRequest;
 use nex_protocol::envelope;
+use nex_protocol::link::codec::Message;
 use nex_protocol::link::frame::{Frame, MAX_LINK_FRAME};
-use nex_protocol::link::message::{Invoke, Message, ToAgent, ToNode};
+use nex_protocol::link::message::{Invoke, ToAgent, ToNode};
 use nex_protocol::{Location, Namespace, WorkloadType};
 
 use crate::cli::succeed;

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::{Bytes, BytesMut};
+use nex_protocol::link::codec::Message;
 use nex_protocol::link::direct::{Answer, Ask, Waits};
 use nex_protocol::link::host::{
     HostError, HostErrorCode, HostReply, HostRequest, HttpRequest, KvRequest, MessageHead, MessagingRequest,
     ObjectInfo, ObjectRequest, Redirect, WatchEvent,
 };
 use nex_protocol::link::message::{
-    Exit, Failure, FailureKind, Hello, Invoke, Limits, Message, Prestart, Rejection, Start, ToAgent, ToNode, Welcome,
+    Exit, Failure, FailureKind, Hello, Invoke, Limits, Prestart, Rejection, Start, ToAgent, ToNode, Welcome,
 };
 use nex_protocol::log::Level;
 use nex_protocol::{Code, Environment, Fault, WorkloadType, envelope};

@@ -6,9 +6,10 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use nex_link::LinkError;
+use nex_protocol::link::codec::Message;
 use nex_protocol::link::direct::{Answer, Ask};
 use nex_protocol::link::frame::Frame;
-use nex_protocol::link::message::{Message, ToAgent, ToNode};
+use nex_protocol::link::message::{ToAgent, ToNode};
 use tokio::io::{AsyncRead, ReadBuf};
 
 /// Longest frame.

@@ -17,8 +17,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
+use nex_protocol::link::codec::{Message, MessageError};
 use nex_protocol::link::frame::{Frame, FrameError};
-use nex_protocol::link::message::{Message, MessageError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use writer::Stream;

@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use nex_protocol::link::codec::Message;
 use nex_protocol::link::frame::Frame;
-use nex_protocol::link::message::Message;
 use tokio::io::AsyncWrite;
 use tokio::sync::{Notify, mpsc, oneshot};
 

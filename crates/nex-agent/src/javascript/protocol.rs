@@ -23,11 +23,12 @@
 //! here is believed: what is no message ends the worker, and what is one is checked again where it is used.
 
 use bytes::Bytes;
+use nex_protocol::link::codec::{Message, MessageError, frame, head};
 use nex_protocol::link::direct;
 use nex_protocol::link::frame::Frame;
 use nex_protocol::link::host::answer::{answer_frame, answer_of};
 use nex_protocol::link::host::{HostError, HostReply, HostRequest, WatchEvent};
-use nex_protocol::link::message::{Failure, Headers, Message, MessageError, Outcome, frame, head};
+use nex_protocol::link::message::{Failure, Headers, Outcome};
 use nex_protocol::log::Level;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

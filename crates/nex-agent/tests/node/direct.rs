@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
+use nex_protocol::link::codec::Message;
 use nex_protocol::link::direct::{ANSWERS, ASKS, Answer, Ask, PROMISES};
 use nex_protocol::link::frame::Frame;
 use nex_protocol::link::host::{HostError, HostReply};
-use nex_protocol::link::message::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;

@@ -20,10 +20,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::codec::{Message, MessageError, frame, head};
 use super::frame::Frame;
 use super::host::answer::{answer_frame, answer_of};
 use super::host::{HostError, HostReply, HostRequest};
-use super::message::{Message, MessageError, frame, head};
 
 /// Name of the pipe from the worker to the node, in the agent's folder.
 pub const ASKS: &str = "direct-asks";

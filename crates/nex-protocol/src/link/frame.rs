@@ -8,7 +8,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::message::kind::START;
+use super::message::frames::kind::START;
 
 /// Bytes of a frame besides its head and body, without the length itself.
 const FIXED: usize = 1 + 8 + 4;

@@ -4,6 +4,7 @@
 //! ([`message::ToNode::Hello`]), the node answers [`message::ToAgent::Welcome`]; from then on the agent takes exactly
 //! one workload. Who the workload belongs to is known from the link; nothing on it names a namespace to be believed.
 
+pub mod codec;
 pub mod compiled;
 pub mod direct;
 pub mod frame;

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::super::codec::{MessageError, frame, head};
 use super::super::frame::Frame;
-use super::super::message::{MessageError, frame, head};
 use super::{HostError, HostReply, short};
 
 #[derive(Serialize, Deserialize)]
