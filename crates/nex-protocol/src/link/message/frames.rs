@@ -14,34 +14,34 @@ use crate::link::host::{HostRequest, WatchEvent};
 use crate::log::Level;
 
 /// Kinds below 64 go to the agent, those above to the node.
-pub(in super::super) mod kind {
-    pub const WELCOME: u8 = 1;
-    pub const START: u8 = 2;
-    pub const INVOKE: u8 = 3;
-    pub const STOP: u8 = 4;
-    pub const PING: u8 = 5;
-    pub const HOST_REPLY: u8 = 6;
-    pub const HOST_DATA: u8 = 7;
-    pub const HOST_MORE: u8 = 8;
-    pub const ARTIFACT: u8 = 9;
-    pub const KEPT_CODE: u8 = 10;
-    pub const COMPILED_MORE: u8 = 11;
-    pub const DIRECT_OPEN: u8 = 12;
-    pub const DIRECT_WAITS: u8 = 13;
-    pub const HELLO: u8 = 65;
-    pub const STARTED: u8 = 66;
-    pub const REJECTED: u8 = 67;
-    pub const OUTCOME: u8 = 68;
-    pub const LOG: u8 = 69;
-    pub const EXITED: u8 = 70;
-    pub const PONG: u8 = 71;
-    pub const HOST_CALL: u8 = 72;
-    pub const HOST_UPLOAD: u8 = 73;
-    pub const HOST_CANCEL: u8 = 74;
-    pub const HOST_TAKEN: u8 = 75;
-    pub const COMPILED: u8 = 76;
-    pub const DIRECT: u8 = 77;
-    pub const DIRECT_ASKED: u8 = 78;
+pub(in crate::link) mod kind {
+    pub(super) const WELCOME: u8 = 1;
+    pub(in crate::link) const START: u8 = 2;
+    pub(super) const INVOKE: u8 = 3;
+    pub(super) const STOP: u8 = 4;
+    pub(super) const PING: u8 = 5;
+    pub(super) const HOST_REPLY: u8 = 6;
+    pub(super) const HOST_DATA: u8 = 7;
+    pub(super) const HOST_MORE: u8 = 8;
+    pub(super) const ARTIFACT: u8 = 9;
+    pub(super) const KEPT_CODE: u8 = 10;
+    pub(super) const COMPILED_MORE: u8 = 11;
+    pub(super) const DIRECT_OPEN: u8 = 12;
+    pub(super) const DIRECT_WAITS: u8 = 13;
+    pub(super) const HELLO: u8 = 65;
+    pub(in crate::link) const STARTED: u8 = 66;
+    pub(super) const REJECTED: u8 = 67;
+    pub(super) const OUTCOME: u8 = 68;
+    pub(super) const LOG: u8 = 69;
+    pub(super) const EXITED: u8 = 70;
+    pub(super) const PONG: u8 = 71;
+    pub(super) const HOST_CALL: u8 = 72;
+    pub(super) const HOST_UPLOAD: u8 = 73;
+    pub(super) const HOST_CANCEL: u8 = 74;
+    pub(super) const HOST_TAKEN: u8 = 75;
+    pub(super) const COMPILED: u8 = 76;
+    pub(super) const DIRECT: u8 = 77;
+    pub(super) const DIRECT_ASKED: u8 = 78;
 }
 
 #[derive(Serialize, Deserialize)]
@@ -223,6 +223,7 @@ impl Message for ToNode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::message::FailureKind;
     use proptest::prelude::*;
 
     #[test]
