@@ -23,7 +23,7 @@
 //! here is believed: what is no message ends the worker, and what is one is checked again where it is used.
 
 use bytes::Bytes;
-use nex_protocol::link::codec::{Message, MessageError, frame, head};
+use nex_protocol::link::codec::{Message, MessageError, bare, frame, head};
 use nex_protocol::link::direct;
 use nex_protocol::link::frame::Frame;
 use nex_protocol::link::host::answer::{answer_frame, answer_of};
@@ -165,10 +165,6 @@ impl HostCallHead {
     fn read(self) -> Ask {
         Ask { call: self.call, sync: self.sync, request: direct::request(&self.request) }
     }
-}
-
-fn bare(kind: u8, call: u64) -> Frame {
-    Frame { kind, call, head: Bytes::new(), body: Bytes::new() }
 }
 
 impl Message for ToWorker {

@@ -47,6 +47,11 @@ pub fn frame<T: Serialize>(kind: u8, call: u64, head: &T, body: Bytes) -> Result
     Ok(Frame { kind, call, head: serde_json::to_vec(head)?.into(), body })
 }
 
+/// A frame that says all by its kind and number.
+pub fn bare(kind: u8, call: u64) -> Frame {
+    Frame { kind, call, head: Bytes::new(), body: Bytes::new() }
+}
+
 /// Reads the head of a frame.
 ///
 /// # Errors

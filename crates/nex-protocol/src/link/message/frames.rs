@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Failure, Headers, ToAgent, ToNode};
 use crate::environment::clear_json;
-use crate::link::codec::{Message, MessageError, frame, head};
+use crate::link::codec::{Message, MessageError, bare, frame, head};
 use crate::link::compiled::{Compiled, EngineName};
 use crate::link::direct::Waits;
 use crate::link::frame::Frame;
@@ -107,10 +107,6 @@ fn compiled(kind: u8, Compiled { engine, size, piece }: Compiled) -> Result<Fram
 fn from_compiled(frame: Frame) -> Result<Compiled, MessageError> {
     let CompiledHead { engine, size } = head(&frame)?;
     Ok(Compiled { engine, size, piece: frame.body })
-}
-
-fn bare(kind: u8, call: u64) -> Frame {
-    Frame { kind, call, head: Bytes::new(), body: Bytes::new() }
 }
 
 impl Message for ToAgent {
