@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use async_nats::client::RequestErrorKind;
 use async_nats::jetstream;
 use futures_util::StreamExt;
 use nex_client::lame_duck_request;
@@ -16,6 +17,7 @@ use nex_protocol::envelope::{self, EnvelopeError, kind};
 use nex_protocol::{Code, WorkloadType};
 use nex_testkit::{NatsServer, NexNode};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 /// A service that writes a line to each of its outputs ten times a second, for as long as it runs.
 const TALKS: &str = "while :; do echo out; echo err >&2; sleep 0.1; done";
@@ -207,6 +209,45 @@ async fn a_lame_duck_takes_no_work_lets_its_own_go_on_and_leaves() -> Result<()>
     assert_eq!(stopped, json!({"id": world.node.id(), "graceful": true}));
     let status = tokio::time::timeout(PATIENCE, world.node.process().wait()).await??;
     assert_eq!(status.code(), Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_call_is_lost_when_a_node_stops() -> Result<()> {
+    let world = World::start().await?;
+    world.function("echo", WorkloadType::V8, b"(subject, payload) => payload", "echo").await?;
+    let nats = world.nats.clone();
+    let callers = tokio::spawn(async move {
+        let mut pace = tokio::time::interval(Duration::from_millis(1));
+        let (mut calls, mut answers) = (JoinSet::new(), Vec::new());
+        // Until the first one is told that nobody listens.
+        while answers.last().is_none_or(Result::is_ok) {
+            pace.tick().await;
+            let nats = nats.clone();
+            calls.spawn(async move { nats.request("echo", "x".into()).await });
+            while let Some(answer) = calls.try_join_next() {
+                answers.push(answer?);
+            }
+        }
+        answers.extend(calls.join_all().await);
+        anyhow::Ok(answers)
+    });
+    for _ in 0..20 {
+        world.call("echo", "among them").await?;
+    }
+    let status = world.node.terminate().await?;
+    assert_eq!(status.code(), Some(0), "{}", world.node.log().tail(20));
+    let mut answered = 0;
+    for answer in callers.await?? {
+        match answer {
+            Ok(answer) => {
+                assert_eq!((answer.payload.as_ref(), answer.headers), (b"x".as_slice(), None));
+                answered += 1;
+            }
+            Err(error) => assert_eq!(error.kind(), RequestErrorKind::NoResponders, "after {answered} answers"),
+        }
+    }
+    assert!(answered > 20, "{answered} were answered");
     Ok(())
 }
 
