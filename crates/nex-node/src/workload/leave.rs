@@ -21,7 +21,7 @@ use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
 /// Time the server has for a round trip.
-const TRIP: Duration = Duration::from_secs(1);
+pub(super) const TRIP: Duration = Duration::from_secs(1);
 
 /// More messages than a server can count.
 const UNCOUNTABLE: u64 = u64::MAX;
@@ -101,16 +101,22 @@ mod tests {
         }
     }
 
+    /// A server, a client so far from it, and one beside it.
+    async fn far_and_near(distance: Duration) -> (NatsServer, async_nats::Client, async_nats::Client) {
+        let server = NatsServer::start().await.unwrap();
+        let port = detour(server.port(), distance).await;
+        let far = async_nats::connect(format!("nats://127.0.0.1:{port}")).await.unwrap();
+        let near = server.client().await.unwrap();
+        (server, far, near)
+    }
+
     async fn round_trip(client: &async_nats::Client) {
         let _ = client.request(client.new_inbox(), "".into()).await;
     }
 
     /// Two share the messages, which come at this pace; the one so far from the server leaves. Nobody misses any.
     async fn all_come(distance: Duration, pace: Duration) {
-        let server = NatsServer::start().await.unwrap();
-        let port = detour(server.port(), distance).await;
-        let far = async_nats::connect(format!("nats://127.0.0.1:{port}")).await.unwrap();
-        let near = server.client().await.unwrap();
+        let (_server, far, near) = far_and_near(distance).await;
         let mut leaving = far.queue_subscribe("work", "group".into()).await.unwrap();
         let mut fellow = near.queue_subscribe("work", "group".into()).await.unwrap();
         round_trip(&far).await;
@@ -158,10 +164,7 @@ mod tests {
     /// The client forgets nothing that is still to come, whatever else it has to do.
     #[tokio::test]
     async fn who_asks_meanwhile_is_answered_or_told_that_nobody_listens() {
-        let server = NatsServer::start().await.unwrap();
-        let port = detour(server.port(), Duration::from_millis(20)).await;
-        let far = async_nats::connect(format!("nats://127.0.0.1:{port}")).await.unwrap();
-        let near = server.client().await.unwrap();
+        let (_server, far, near) = far_and_near(Duration::from_millis(20)).await;
         let subscription = far.queue_subscribe("work", "group".into()).await.unwrap();
         round_trip(&far).await;
         let other = far.clone();

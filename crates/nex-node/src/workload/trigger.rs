@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::gate::Gate;
-use super::leave::leave;
+use super::leave::{TRIP, leave};
 use super::{Counters, Spec};
 use crate::connection::Connection;
 use crate::publisher::Publisher;
@@ -47,8 +47,8 @@ pub const ERROR: &str = "Nats-Service-Error";
 /// Time between two attempts to subscribe to what was denied.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Time the server has to send what is under way when subscriptions are drained: longer than [`leave`](leave()) waits for it.
-const DRAIN: Duration = Duration::from_millis(1500);
+/// Time that draining subscriptions may take: what leaving takes, and then the client's own drain.
+const DRAIN: Duration = TRIP.saturating_add(Duration::from_millis(500));
 
 /// What a call needs of its workload.
 #[derive(Debug)]

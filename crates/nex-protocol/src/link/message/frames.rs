@@ -29,7 +29,7 @@ pub(in crate::link) mod kind {
     pub(super) const DIRECT_OPEN: u8 = 12;
     pub(super) const DIRECT_WAITS: u8 = 13;
     pub(super) const HELLO: u8 = 65;
-    pub(in crate::link) const STARTED: u8 = 66;
+    pub(super) const STARTED: u8 = 66;
     pub(super) const REJECTED: u8 = 67;
     pub(super) const OUTCOME: u8 = 68;
     pub(super) const LOG: u8 = 69;
